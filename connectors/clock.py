@@ -1,0 +1,19 @@
+"""The only place that reads a clock.
+
+Nothing that decides about a packet calls this: time inside the graph is packet time. What is left
+is pacing a replay, measuring how long a run took, and refreshing a progress bar.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+def monotonic_ns() -> int:
+    """Return a time in ns that never steps backwards; only differences mean anything."""
+    return time.monotonic_ns()
+
+
+def cpu_ns() -> int:
+    """Return the CPU time of this process in ns, all threads together."""
+    return time.process_time_ns()

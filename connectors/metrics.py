@@ -1,0 +1,115 @@
+"""Prometheus metrics: the ledger of the run, read when somebody scrapes.
+
+Laws:
+
+1. Nothing is counted twice: counters are the ledger's totals, taken at the scrape.
+2. Base units and no labels that grow with traffic: a reason or a topic, never a device.
+
+They appear on Bytewax's own `/metrics`, which serves the same registry, and on a port of ours.
+
+Source: Prometheus, "Writing client libraries" and "Metric and label naming".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import REGISTRY, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from core.errors import RunError
+
+if TYPE_CHECKING:
+    from connectors.ledger import Ledger
+
+_COUNTERS = {  # ledger name → metric, help
+    "packets_in": ("penstock_packets_received", "Packets read from the source."),
+    "bytes_in": ("penstock_received_bytes", "Bytes on the wire of the packets read."),
+    "filtered": ("penstock_packets_filtered", "Packets the capture filter rejected."),
+    "frames": ("penstock_frames", "Packets accepted as frames."),
+    "passed": ("penstock_frames_passed", "Frames the dam let through, at once or later."),
+    "passed_bytes": ("penstock_passed_bytes", "Bytes of the frames that passed."),
+    "queued": ("penstock_frames_queued", "Frames that had to wait."),
+    "rows_scored": ("penstock_rows_scored", "Feature rows scored by the model."),
+    "rows_warming": ("penstock_rows_warming", "Feature rows seen while the model was warming."),
+    "findings": ("penstock_findings", "Findings written."),
+    "findings_suppressed": ("penstock_findings_suppressed", "Findings over the limit a window."),
+}
+_LABELLED = {  # prefix of ledger names → metric, label, help
+    "ignored": ("penstock_packets_ignored", "reason", "Healthy packets that are no frames."),
+    "malformed": ("penstock_packets_malformed", "reason", "Packets that do not decode."),
+    "dropped": ("penstock_frames_dropped", "reason", "Frames the dam dropped."),
+    "delivered": ("penstock_records_delivered", "topic", "Records the sink accepted."),
+    "unscored": ("penstock_rows_unscored", "reason", "Feature rows the model failed on."),
+}
+_GAUGES = {
+    "queue_depth": ("penstock_queue_depth", "Frames waiting in the dam."),
+    "queue_bytes": ("penstock_queue_bytes", "Bytes waiting in the dam."),
+    "tokens": ("penstock_tokens_available", "Tokens in the bucket."),
+    "rate_hz": ("penstock_rate_limit", "Frames per second the dam passes."),
+    "keys": ("penstock_keys", "Devices or hosts remembered."),
+    "flows": ("penstock_flows", "Network flows followed."),
+}
+
+_BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+STAGE_SECONDS = Histogram(
+    "penstock_stage_seconds", "Time a stage took for one batch.", ["stage"], buckets=_BUCKETS
+)
+
+
+class LedgerCollector(Collector):
+    """Turns the ledger's totals into metrics at each scrape."""
+
+    def __init__(self, ledger: Ledger, registry: CollectorRegistry) -> None:
+        """Read this ledger, and be registered there."""
+        self._ledger, self._registry = ledger, registry
+        registry.register(self)
+
+    def withdraw(self) -> None:
+        """Take the metrics of a run that has ended out of the registry."""
+        self._registry.unregister(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family for each metric; see `prometheus_client.registry.Collector`."""
+        total = self._ledger.total()
+        for name, (metric, text) in _COUNTERS.items():
+            counter = CounterMetricFamily(metric, text)
+            counter.add_metric([], total[name])
+            yield counter
+        for name, (metric, text) in _GAUGES.items():
+            gauge = GaugeMetricFamily(metric, text)
+            gauge.add_metric([], total[name])
+            yield gauge
+        for prefix, (metric, label, text) in _LABELLED.items():
+            family = CounterMetricFamily(metric, text, labels=[label])
+            for name, value in total.items():
+                if name.startswith(prefix + "."):
+                    family.add_metric([name.removeprefix(prefix + ".")], value)
+            yield family
+
+
+def publish(ledger: Ledger, registry: CollectorRegistry = REGISTRY) -> LedgerCollector:
+    """Register a ledger for scraping; `withdraw` what is returned when the run ends."""
+    return LedgerCollector(ledger, registry)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve `/metrics` in a daemon thread.
+
+    Args:
+        host: Address to listen on.
+        port: TCP port; 0 serves nothing.
+
+    Raises:
+        RunError: The port is taken or may not be used.
+    """
+    if port == 0:
+        return
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise RunError(
+            f"metrics.port {port} on {host}: {error.strerror}; choose another port, or 0 for none"
+        ) from error

@@ -1,0 +1,152 @@
+"""The one way Penstock compiles a loop: `@kernel(signature)`, and the types its signatures use.
+
+Laws of a kernel:
+
+1. Its signature is explicit, so that importing the module compiles it (or loads it from the cache)
+   and no packet ever waits for a compiler.
+2. It releases the GIL, touches only its arguments, and raises nothing.
+3. It gives the same answer as plain Python (`NUMBA_DISABLE_JIT=1`). Bytes are therefore widened
+   with `int()` before a shift, and hash arithmetic is done in `uint64`, which wraps in both.
+4. Arrays are C-contiguous and writable; numpy's read-only views are another numba type.
+
+Compiled code is cached under the user's cache folder, keyed by a digest of every module that holds
+kernels: numba alone notices a change in the file of a kernel, not in the file of a kernel it calls.
+Source: numba reference manual, "Notes on Caching".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from numba import types
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Scalars and one-dimensional arrays, named as numpy names their dtypes.
+i1, i4, i8 = types.int8, types.int32, types.int64
+u1, u2, u4, u8 = types.uint8, types.uint16, types.uint32, types.uint64
+f4, f8, b1 = types.float32, types.float64, types.boolean
+A_u1, A_u2, A_u4, A_u8 = (t[::1] for t in (u1, u2, u4, u8))
+A_i4, A_i8, A_f4, A_f8 = (t[::1] for t in (i4, i8, f4, f8))
+A2_u1, A2_u8, A2_i8, A2_f8 = (t[:, ::1] for t in (u1, u8, i8, f8))
+none = types.none
+Tuple = types.Tuple
+"""Type of a tuple of arrays: how kernels take tables with many columns."""
+
+on_compile: list[Callable[[str], None]] = []
+"""Called with a kernel's name after it was compiled rather than loaded from the cache."""
+
+JIT = not numba.config.DISABLE_JIT
+
+
+def _cache_folder() -> str | None:
+    """Choose where compiled kernels live; `None` when no folder can be written.
+
+    `NUMBA_CACHE_DIR` wins; else the user's cache folder, else the temporary one.
+    """
+    if numba.config.CACHE_DIR:
+        return str(numba.config.CACHE_DIR)
+    digest = hashlib.blake2b(digest_size=8)
+    here = Path(__file__).resolve().parent
+    for folder in (here, here.parent / "models"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    for base in (home, Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"):
+        folder = base / "penstock" / f"kernels-{digest.hexdigest()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+                return str(folder)
+        except OSError:
+            continue
+    return None
+
+
+if JIT:
+    numba.config.CACHE_DIR = _cache_folder() or ""
+
+
+def kernel(signature: Any, *, inline: bool = False) -> Callable[[F], F]:
+    """Compile a function at import, without the GIL, from the cache when it is warm.
+
+    Args:
+        signature: `returned(argument, …)` in the types of this module.
+        inline: Let LLVM always inline it into its callers; for accessors of a few bytes.
+
+    Returns:
+        A decorator. With `NUMBA_DISABLE_JIT=1` the function stays plain Python, with numpy's
+        overflow warnings off, because wrapping `uint64` arithmetic is what hashes are made of.
+    """
+
+    def decorate(function: F) -> F:
+        if not JIT:
+            quiet: F = np.errstate(over="ignore")(function)
+            return quiet
+        options: dict[str, Any] = {"nogil": True, "cache": bool(numba.config.CACHE_DIR)}
+        if inline:
+            options["forceinline"] = True
+        compiled = numba.njit(signature, **options)(function)
+        if sum(compiled.stats.cache_hits.values()) == 0:
+            for listener in on_compile:
+                listener(function.__name__)
+        return compiled  # type: ignore[no-any-return]  # numba's dispatcher is untyped
+
+    return decorate
+
+
+@kernel(u8(u8), inline=True)
+def mix(x: Any) -> Any:
+    """Scramble 64 bits so that every input bit reaches every output bit.
+
+    Source: MurmurHash3 finaliser, A. Appleby.
+    """
+    x = x ^ (x >> np.uint64(33))
+    x = x * np.uint64(0xFF51AFD7ED558CCD)
+    x = x ^ (x >> np.uint64(33))
+    x = x * np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ (x >> np.uint64(33))
+
+
+@kernel(i8(A_u1, i8), inline=True)
+def be16(buf: Any, at: Any) -> Any:
+    """Read a big-endian unsigned 16-bit integer."""
+    return (int(buf[at]) << 8) | int(buf[at + 1])
+
+
+@kernel(i8(A_u1, i8), inline=True)
+def be32(buf: Any, at: Any) -> Any:
+    """Read a big-endian unsigned 32-bit integer."""
+    return (
+        (int(buf[at]) << 24) | (int(buf[at + 1]) << 16) | (int(buf[at + 2]) << 8) | int(buf[at + 3])
+    )
+
+
+@kernel(u8(A_u1, i8, i8), inline=True)
+def be_word(buf: Any, at: Any, size: Any) -> Any:
+    """Read `size` (0 … 8) bytes as a big-endian unsigned integer."""
+    word = np.uint64(0)
+    for i in range(size):
+        word = (word << np.uint64(8)) | np.uint64(buf[at + i])
+    return word
+
+
+@kernel(none(A_u1, A_i8, A_i4, A_u1))
+def copy_slices(arena: Any, start: Any, length: Any, out: Any) -> None:
+    """Copy slices of an arena one after another into `out`, which must hold their sum."""
+    at = 0
+    for i in range(start.size):
+        for j in range(length[i]):
+            out[at + j] = arena[start[i] + j]
+        at += length[i]
+
+
+MAC_HI = np.uint64(1)
+"""High half of the 128-bit address of a host known only by its MAC, which fills the low half."""

@@ -1,0 +1,364 @@
+"""A bounded table from wide keys to slots, evicting the key touched longest ago.
+
+Laws:
+
+1. A key is `words` × 64 bits and is compared exactly; a hash only says where to look first.
+2. Slots are `0 … capacity - 1` and stay with their key until it is evicted or removed, so callers
+   keep a key's state in arrays of their own, indexed by slot.
+3. Nothing a caller sees depends on the seed, except time. The hash is universal under a secret
+   seed, so whoever chooses the keys cannot make them collide.
+4. Every operation is O(1) expected; nothing is allocated after `create`.
+
+The index is open addressing with linear probing, at most half full, and deletion by backward
+shift, so it never fills with tombstones. Recency is a doubly linked list through the slots.
+
+Not here: what is kept for a key, and when a key is too old.
+
+Source: hash "Multilinear-HM" of D. Lemire and O. Kaser, "Strongly universal string hashing is
+fast" (2014), then the finaliser `core.kernels.mix`; backward shift of D. Knuth, TAOCP vol. 3,
+§6.4, algorithm R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.kernels import A2_u8, A_i4, A_i8, A_u8, b1, i4, i8, kernel, mix, none, u8
+from core.kernels import types as t  # type: ignore[attr-defined]  # numba only through kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CAPACITY_MAX = 1 << 29
+
+# Columns of `links`: the neighbour touched before, the one touched after (or the next free slot),
+# and the position in the index where the search for the key begins, -1 in a free slot.
+OLDER, NEWER, HOME = 0, 1, 2
+
+# Fields of `state`. FREE heads the list of removed slots; slots from UNUSED on were never used.
+LIVE, OLDEST, NEWEST, FREE, UNUSED = 0, 1, 2, 3, 4
+
+_LINKS = i4[:, ::1]
+TABLE = t.Tuple((A2_u8, A_i4, _LINKS, A_i8, A_u8, A_u8, A_u8))
+"""Numba type of `KeyTable.arrays()`, for the signatures of kernels that take a table."""
+FOUND = t.Tuple((i8, b1, b1))
+"""Numba type of `(slot, evicted, fresh)`."""
+
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+@kernel(i8(A_u8, A_u8, i8))
+def _home(salt: Any, probe: Any, mask: Any) -> Any:
+    """Hash a key to the position in the index where its search begins."""
+    h = salt[0]
+    for i in range(probe.size):
+        low = salt[2 * i + 1] + (probe[i] & _LOW)
+        high = salt[2 * i + 2] + (probe[i] >> _HALF)
+        h = h + low * high
+    return np.int64(mix(h >> _HALF) & np.uint64(mask))
+
+
+@kernel(i8(A2_u8, A_i4, A_u8, i8))
+def _locate(keys: Any, index: Any, probe: Any, home: Any) -> Any:
+    """Return the slot of a key, or -1. Half of the index is empty, so the walk ends."""
+    mask = index.size - 1
+    at = home
+    while index[at] != 0:
+        slot = int(index[at]) - 1
+        equal = True
+        for i in range(probe.size):
+            if keys[slot, i] != probe[i]:
+                equal = False
+                break
+        if equal:
+            return slot
+        at = (at + 1) & mask
+    return -1
+
+
+@kernel(none(_LINKS, A_i8, i8))
+def _append(links: Any, state: Any, slot: Any) -> None:
+    """Put a slot at the recent end of the list."""
+    newest = state[NEWEST]
+    links[slot, OLDER] = newest
+    links[slot, NEWER] = -1
+    if newest < 0:
+        state[OLDEST] = slot
+    else:
+        links[newest, NEWER] = slot
+    state[NEWEST] = slot
+
+
+@kernel(none(_LINKS, A_i8, i8))
+def _unlink(links: Any, state: Any, slot: Any) -> None:
+    """Take a slot out of the list."""
+    older, newer = links[slot, OLDER], links[slot, NEWER]
+    if older < 0:
+        state[OLDEST] = newer
+    else:
+        links[older, NEWER] = newer
+    if newer < 0:
+        state[NEWEST] = older
+    else:
+        links[newer, OLDER] = older
+
+
+@kernel(none(A_i4, _LINKS, i8))
+def _unindex(index: Any, links: Any, slot: Any) -> None:
+    """Delete a slot from the index and close the hole it leaves."""
+    mask = index.size - 1
+    hole = int(links[slot, HOME])
+    while int(index[hole]) != slot + 1:
+        hole = (hole + 1) & mask
+    at = hole
+    while True:
+        at = (at + 1) & mask
+        if index[at] == 0:
+            break
+        # An entry may fill the hole unless its search begins after the hole.
+        home = int(links[int(index[at]) - 1, HOME])
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            index[hole] = index[at]
+            hole = at
+    index[hole] = 0
+
+
+@kernel(i8(TABLE, A_u8))
+def find(table: Any, probe: Any) -> Any:
+    """Look a key up without touching it.
+
+    Args:
+        table: `KeyTable.arrays()`.
+        probe: `(words,) uint64`; the key.
+
+    Returns:
+        Its slot, or -1.
+    """
+    keys, index, _, _, salt, _, _ = table
+    return _locate(keys, index, probe, _home(salt, probe, index.size - 1))
+
+
+@kernel(FOUND(TABLE, A_u8))
+def find_or_insert(table: Any, probe: Any) -> Any:
+    """Look a key up, or insert it, and make it the one touched last.
+
+    Args:
+        table: `KeyTable.arrays()`.
+        probe: `(words,) uint64`; the key.
+
+    Returns:
+        `(slot, evicted, fresh)`. `fresh`: the key was not there, so the slot's state is to be
+        reset. `evicted`: the table was full and the key touched longest ago lost this very slot;
+        its words are in the table's `evicted` row, its state still where the caller keeps it.
+    """
+    keys, index, links, state, salt, _, evicted_key = table
+    mask = index.size - 1
+    home = _home(salt, probe, mask)
+    slot = _locate(keys, index, probe, home)
+    if slot >= 0:
+        if slot != state[NEWEST]:
+            _unlink(links, state, slot)
+            _append(links, state, slot)
+        return slot, False, False
+    evicted = state[LIVE] == keys.shape[0]
+    if evicted:
+        slot = state[OLDEST]
+        for i in range(probe.size):
+            evicted_key[i] = keys[slot, i]
+        _unindex(index, links, slot)
+        _unlink(links, state, slot)
+    elif state[FREE] >= 0:
+        slot = state[FREE]
+        state[FREE] = links[slot, NEWER]
+        state[LIVE] += 1
+    else:
+        slot = state[UNUSED]
+        state[UNUSED] += 1
+        state[LIVE] += 1
+    for i in range(probe.size):
+        keys[slot, i] = probe[i]
+    at = home
+    while index[at] != 0:
+        at = (at + 1) & mask
+    index[at] = slot + 1
+    links[slot, HOME] = home
+    _append(links, state, slot)
+    return slot, evicted, True
+
+
+@kernel(FOUND(TABLE, u8, u8))
+def find_or_insert_pair(table: Any, hi: Any, lo: Any) -> Any:
+    """Do as `find_or_insert` for a table of two words, given as scalars.
+
+    Args:
+        table: `KeyTable.arrays()` of a table with `words == 2`.
+        hi: Upper 64 bits of the key, `uint64`.
+        lo: Lower 64 bits of the key, `uint64`.
+
+    Returns:
+        `(slot, evicted, fresh)`.
+    """
+    probe = table[5]
+    probe[0] = hi
+    probe[1] = lo
+    return find_or_insert(table, probe)
+
+
+@kernel(i8(TABLE))
+def oldest(table: Any) -> Any:
+    """Return the slot touched longest ago, or -1 when the table is empty; does not touch it."""
+    return table[3][OLDEST]
+
+
+@kernel(b1(TABLE, i8))
+def remove(table: Any, slot: Any) -> Any:
+    """Remove the key of a slot.
+
+    Args:
+        table: `KeyTable.arrays()`.
+        slot: Any number; one that holds no key changes nothing.
+
+    Returns:
+        Whether there was a key.
+    """
+    keys, index, links, state, _, _, _ = table
+    if slot < 0 or slot >= keys.shape[0] or slot >= state[UNUSED] or links[slot, HOME] < 0:
+        return False
+    _unindex(index, links, slot)
+    _unlink(links, state, slot)
+    links[slot, HOME] = -1
+    links[slot, NEWER] = state[FREE]
+    state[FREE] = slot
+    state[LIVE] -= 1
+    return True
+
+
+@kernel(none(TABLE, A_i8))
+def _walk(table: Any, out: Any) -> None:
+    """Write the live slots into `out`, the one touched longest ago first."""
+    _, _, links, state, _, _, _ = table
+    slot = state[OLDEST]
+    for i in range(out.size):
+        out[i] = slot
+        slot = int(links[slot, NEWER])
+
+
+@kernel(none(TABLE, A2_u8, A_i8))
+def _fill(table: Any, rows: Any, out: Any) -> None:
+    """Insert keys row by row, and write the slot each received into `out`."""
+    for i in range(rows.shape[0]):
+        slot, _, _ = find_or_insert(table, rows[i])
+        out[i] = slot
+
+
+@dataclass(slots=True)
+class KeyTable:
+    """The arrays of one table; kernels change them in place.
+
+    Attributes:
+        keys: `(capacity, words) uint64`; the key of each slot.
+        index: `(size,) int32`; slot + 1, or 0 where empty; size is a power of two of at least
+            twice the capacity.
+        links: `(capacity, 3) int32`; `OLDER`, `NEWER`, `HOME` of each slot.
+        state: `(5,) int64`; `LIVE`, `OLDEST`, `NEWEST`, `FREE`, `UNUSED`.
+        salt: `(2 * words + 1,) uint64`; the secret of the hash, derived from the seed.
+        probe: `(words,) uint64`; where kernels may put together a key.
+        evicted: `(words,) uint64`; the key evicted last.
+    """
+
+    keys: NDArray[np.uint64]
+    index: NDArray[np.int32]
+    links: NDArray[np.int32]
+    state: NDArray[np.int64]
+    salt: NDArray[np.uint64]
+    probe: NDArray[np.uint64]
+    evicted: NDArray[np.uint64]
+
+    @classmethod
+    def create(cls, capacity: int, words: int, seed: int) -> KeyTable:
+        """Return an empty table.
+
+        Args:
+            capacity: Keys it holds at most, 1 … `CAPACITY_MAX`.
+            words: 64-bit words of a key, at least 1.
+            seed: Secret of the hash, 0 … 2^64 - 1; results do not depend on it.
+
+        Raises:
+            ValueError: An argument is out of its bounds.
+        """
+        if not 1 <= capacity <= CAPACITY_MAX:
+            raise ValueError(f"capacity: want 1 … {CAPACITY_MAX}, got {capacity}")
+        if words < 1:
+            raise ValueError(f"words: want at least 1, got {words}")
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed: want 0 … 2^64 - 1, got {seed}")
+        # The salts are the outputs of SplitMix64, the usual way from one seed to many words.
+        salt = [
+            mix(np.uint64((seed + _GOLDEN * (i + 1)) % (1 << 64))) for i in range(2 * words + 1)
+        ]
+        return cls(
+            keys=np.zeros((capacity, words), np.uint64),
+            index=np.zeros(1 << (2 * capacity - 1).bit_length(), np.int32),
+            links=np.zeros((capacity, 3), np.int32),
+            state=np.array([0, -1, -1, -1, 0], np.int64),
+            salt=np.array(salt, np.uint64),
+            probe=np.zeros(words, np.uint64),
+            evicted=np.zeros(words, np.uint64),
+        )
+
+    def __len__(self) -> int:
+        return int(self.state[LIVE])
+
+    @property
+    def capacity(self) -> int:
+        """Keys the table holds at most."""
+        return int(self.keys.shape[0])
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """Return the arrays in the order of `TABLE`, the first argument of every kernel here."""
+        return (
+            self.keys, self.index, self.links, self.state, self.salt, self.probe, self.evicted
+        )  # fmt: skip
+
+    def slots(self) -> NDArray[np.int64]:
+        """Return the live slots, `(n,) int64`, the one touched longest ago first."""
+        out = np.empty(len(self), np.int64)
+        _walk(self.arrays(), out)
+        return out
+
+    def clear(self) -> None:
+        """Remove every key."""
+        self.index[:] = 0
+        self.state[:] = (0, -1, -1, -1, 0)
+
+    def snapshot(self) -> NDArray[np.uint64]:
+        """Return a copy of the live keys, `(n, words) uint64`, in the order of `slots()`."""
+        return self.keys[self.slots()]
+
+    def restore(self, rows: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Replace the content by a snapshot; the table then behaves as the one it was taken of.
+
+        Slots may be numbered differently: a caller puts the state it saved beside row `i` at slot
+        `restored[i]`. Of a snapshot of a larger table only the keys touched last are kept.
+
+        Args:
+            rows: `(n, words) uint64`; distinct keys, the one touched longest ago first.
+
+        Returns:
+            `(n,) int64`; the slot of each row, -1 where it did not fit.
+
+        Raises:
+            ValueError: The rows are of another number of words.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.keys.shape[1]:
+            raise ValueError(f"rows: want (n, {self.keys.shape[1]}), got {rows.shape}")
+        self.clear()
+        kept = np.array(rows[-self.capacity :], np.uint64, order="C")
+        out = np.full(rows.shape[0], -1, np.int64)
+        _fill(self.arrays(), kept, out[rows.shape[0] - kept.shape[0] :])
+        return out

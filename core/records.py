@@ -1,0 +1,139 @@
+"""Records: frames, flows and rejected packets as the JSON that consumers read.
+
+Laws:
+
+1. A record is a function of packets alone: times are packet times, identities are hashes of where
+   a packet lies. A replay gives the same bytes.
+2. Values are written by kernels into one buffer, sized by the worst case beforehand.
+3. A body is copied byte for byte; an empty one becomes `null`, and so is not lost.
+
+The shape of each record is `docs/schemas/`. Findings are few and are made in `core.findings`.
+
+Source: RFC 8259; Community ID v1 for `community_id`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.batches import FrameBatch, PacketBatch, RecordBatch
+from core.netflow_kernels import LAST_NS, ORDINAL, SOURCE
+from core.reasons import FIRST_MALFORMED, Reason
+from core.record_kernels import (
+    FLOW_BYTES_MAX,
+    REJECT_BYTES_MAX,
+    TELEMETRY_BYTES_MAX,
+    write_flows,
+    write_rejects,
+    write_telemetry,
+)
+from core.topics import FLOWS, TELEMETRY
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from core.netflow import FlowBatch
+
+KEY_BYTES_MAX = 30
+_REASON_NAMES = [Reason(i).name.lower() if i in list(Reason) else "" for i in range(256)]
+_NAMES = np.frombuffer("".join(_REASON_NAMES).encode(), np.uint8).copy()
+_NAME_END = np.cumsum([len(name) for name in _REASON_NAMES]).astype(np.int64)
+
+
+def telemetry(frames: FrameBatch) -> RecordBatch:
+    """Encode device frames: `{"id","seq","data","ts"}`, keyed by device id.
+
+    Args:
+        frames: Frames in the order of delivery.
+
+    Returns:
+        One record for each frame.
+    """
+    count = len(frames)
+    values = np.empty(TELEMETRY_BYTES_MAX * count + int(frames.body_len.sum()), np.uint8)
+    keys = np.empty(16 * count, np.uint8)
+    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    write_telemetry(
+        frames.arena, frames.key_hi, frames.key_lo, frames.seq, frames.body, frames.body_len,
+        frames.at_ns, values, value_end, keys, key_end,
+    )  # fmt: skip
+    return RecordBatch(
+        topic=TELEMETRY,
+        values=values[: int(value_end[-1]) if count else 0],
+        value_end=value_end,
+        keys=keys[: int(key_end[-1]) if count else 0],
+        key_end=key_end,
+        at_ns=frames.at_ns,
+        source=frames.source,
+        ordinal=frames.ordinal,
+        seq=frames.seq,
+    )
+
+
+def flows(ended: FlowBatch) -> RecordBatch:
+    """Encode ended flows, keyed by Community ID (or by source MAC where there is no IP).
+
+    Args:
+        ended: Flows in the order in which they ended.
+
+    Returns:
+        One record for each flow; its time is that of the flow's last packet.
+    """
+    count = len(ended)
+    values = np.empty(FLOW_BYTES_MAX * count, np.uint8)
+    keys = np.empty(KEY_BYTES_MAX * count, np.uint8)
+    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    write_flows(ended.numbers, ended.names, values, value_end, keys, key_end)
+    return RecordBatch(
+        topic=FLOWS,
+        values=values[: int(value_end[-1]) if count else 0].copy(),
+        value_end=value_end,
+        keys=keys[: int(key_end[-1]) if count else 0],
+        key_end=key_end,
+        at_ns=ended.numbers[:, LAST_NS].copy(),
+        source=ended.names[:, SOURCE].copy(),
+        ordinal=ended.numbers[:, ORDINAL].copy(),
+        seq=np.zeros(count, np.uint32),
+    )
+
+
+def rejects(packets: PacketBatch, reason: NDArray[np.uint8], topic: str) -> RecordBatch | None:
+    """Encode malformed packets for a dead-letter topic, keyed by reason.
+
+    Args:
+        packets: A batch as captured.
+        reason: `(n,) uint8`; the reason of each packet.
+        topic: Name of the dead-letter topic.
+
+    Returns:
+        One record for each malformed packet, with its captured bytes in base64, its reason, and
+        where it lies; `None` when there is none.
+    """
+    rows = np.flatnonzero(reason >= FIRST_MALFORMED)
+    count = rows.size
+    if count == 0:
+        return None
+    bad = packets.take(rows)
+    values = np.empty(REJECT_BYTES_MAX * count + int(bad.caplen.sum()) * 4 // 3, np.uint8)
+    keys = np.empty(KEY_BYTES_MAX * count, np.uint8)
+    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    source = np.full(count, packets.source, np.uint64)
+    write_rejects(
+        bad.arena, bad.start, bad.caplen, bad.wirelen, bad.at_ns, bad.linktype, bad.ordinal,
+        source, reason[rows], _NAMES, _NAME_END, values, value_end, keys, key_end,
+    )  # fmt: skip
+    return RecordBatch(
+        topic=topic,
+        values=values[: int(value_end[-1])].copy(),
+        value_end=value_end,
+        keys=keys[: int(key_end[-1])],
+        key_end=key_end,
+        at_ns=bad.at_ns,
+        source=source,
+        ordinal=bad.ordinal,
+        seq=np.zeros(count, np.uint32),
+    )
+
+

@@ -1,0 +1,1 @@
+"""Wiring only: which steps follow which, and the command line."""

@@ -1,0 +1,132 @@
+"""The summary of a run: the ledger as one record, and as a table for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from connectors.ledger import Ledger
+
+
+class Files(msgspec.Struct, frozen=True, kw_only=True):
+    """Capture files: read (also those cut short), of these truncated, and not readable at all."""
+
+    read: int
+    truncated: int
+    unreadable: int
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did; every packet is in it once.
+
+    Attributes:
+        by: `device` or `host`.
+        files: Capture files by outcome.
+        packets_in: Packets read, after the capture filter.
+        filtered: Packets the capture filter rejected.
+        ignored: Healthy packets that are no frames, by reason.
+        malformed: Packets that do not decode, by reason.
+        frames: `packets_in` less ignored and malformed.
+        passed: Frames delivered.
+        dropped: Frames the dam dropped, by reason; `frames = passed + Σ dropped`.
+        queued_max: Most frames that waited at once.
+        rows: Feature rows `scored`, `warming`, and `unscored`.
+        findings: Findings written.
+        delivered: Records the sink took, by topic.
+        seconds: From the first read to the last delivery.
+        packets_per_s: `packets_in / seconds`.
+    """
+
+    by: str
+    files: Files
+    packets_in: int
+    filtered: int
+    ignored: dict[str, int]
+    malformed: dict[str, int]
+    frames: int
+    passed: int
+    dropped: dict[str, int]
+    queued_max: int
+    rows: dict[str, int]
+    findings: int
+    delivered: dict[str, int]
+    seconds: float
+    packets_per_s: float
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every packet was accounted for."""
+        known = self.frames + sum(self.ignored.values()) + sum(self.malformed.values())
+        return self.packets_in == known and self.frames == self.passed + sum(self.dropped.values())
+
+
+def summarise(ledger: Ledger, by: str, seconds: float) -> Summary:
+    """Add up the ledger of a run.
+
+    Args:
+        ledger: Its ledger, after the last delivery.
+        by: `device` or `host`.
+        seconds: How long it took.
+    """
+    total = ledger.total()
+    return Summary(
+        by=by,
+        files=Files(
+            read=total["files_read"],
+            truncated=total["files_truncated"],
+            unreadable=total["files_unreadable"],
+        ),
+        packets_in=total["packets_in"],
+        filtered=total["filtered"],
+        ignored=_named(total, "ignored"),
+        malformed=_named(total, "malformed"),
+        frames=total["frames"],
+        passed=total["passed"],
+        dropped=_named(total, "dropped"),
+        queued_max=total["queued_max"],
+        rows={
+            "scored": total["rows_scored"],
+            "warming": total["rows_warming"],
+            "unscored": sum(_named(total, "unscored").values()),
+        },
+        findings=total["findings"],
+        delivered=_named(total, "delivered"),
+        seconds=round(seconds, 3),
+        packets_per_s=round(total["packets_in"] / seconds, 1) if seconds > 0 else 0.0,
+    )
+
+
+def _named(total: Counter[str], prefix: str) -> dict[str, int]:
+    """Return the counts under a prefix that are not zero, by name."""
+    head = prefix + "."
+    return {n.removeprefix(head): c for n, c in sorted(total.items()) if n.startswith(head) and c}
+
+
+def table(summary: Summary) -> Table:
+    """Return the summary as a table of two columns."""
+    from rich.table import Table
+
+    rows: list[tuple[str, object]] = [
+        ("packets in", summary.packets_in),
+        *((f"  ignored: {n}", c) for n, c in summary.ignored.items()),
+        *((f"  malformed: {n}", c) for n, c in summary.malformed.items()),
+        ("frames", summary.frames),
+        ("  passed", summary.passed),
+        *((f"  dropped: {n}", c) for n, c in summary.dropped.items()),
+        ("queued at most", summary.queued_max),
+        ("findings", summary.findings),
+        *((f"  → {n}", c) for n, c in summary.delivered.items()),
+    ]
+    grid = Table(title=f"replay by {summary.by}", show_header=False, title_justify="left")
+    grid.add_column()
+    grid.add_column(justify="right")
+    for name, value in rows:
+        grid.add_row(name, f"{value:,}")
+    grid.add_row("seconds", f"{summary.seconds:,.3f}")
+    grid.add_row("packets/s", f"{summary.packets_per_s:,.0f}")
+    return grid

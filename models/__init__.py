@@ -1,0 +1,1 @@
+"""What learns: River estimators over the arrays of `core`."""

@@ -1,0 +1,238 @@
+"""What a key did in one window of time, as a row of numbers.
+
+Laws:
+
+1. Windows are multiples of `window_ns` of packet time. A packet that steps backwards counts in the
+   current window, because `now` never goes back. A window closes with the first packet after it,
+   for all keys at once, in the order in which they first appeared in it.
+2. Nothing here depends on how arrivals were cut into batches: a loop crosses window boundaries
+   inside a batch, and any gap costs the same.
+3. Keys are bounded by a table that forgets the key touched longest ago. When as many keys as the
+   table holds have rows in one window, the rows close early and the window goes on.
+4. What a row cannot know (the gap before a first packet, a shift against a history that does not
+   exist) is NaN, never zero.
+
+Rows are grouped: a group closed together, and a model scores a group before it learns any of it.
+
+Source: windowed host features as in W. Lee and S. Stolfo, "A framework for constructing features
+and models for intrusion detection systems" (2000); distinct counts by linear counting, K.-Y. Whang
+et al. (1990), over 64 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.keytable import KeyTable
+from models.window_kernels import (
+    CLOSED,
+    COUNTS,
+    FEATURES,
+    HISTORY,
+    OPEN,
+    POPULATION,
+    SCALARS,
+    SLOT,
+    SUMS,
+    TAGS,
+    WINDOW,
+    arrive,
+    close,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from core.batches import FrameBatch
+
+NAMES = (
+    "rate",
+    "size_mean",
+    "size_spread",
+    "gap_mean",
+    "gap_spread",
+    "peers",
+    "ports",
+    "rate_shift",
+    "size_shift",
+)
+"""Columns of a row: logarithms (`log1p`) of packets/s, bytes, bytes, µs, µs, hosts, ports; then the
+change of `rate` and `size_mean` against the key's own past (EWMA, α = 0.1)."""
+
+POPULATION_NAMES = ("keys", "new_keys")
+"""Columns of a group: `log1p` of the keys in the window, and of those never seen before."""
+
+
+@dataclass(slots=True)
+class RowBatch:
+    """Closed rows of one shard, in the order in which they closed.
+
+    Attributes:
+        features: `(m, 9) float64`; columns `NAMES`, NaN where unknown.
+        key_hi, key_lo: `(m,) uint64`; the key of each row.
+        count: `(m,) int64`; its packets.
+        first_ns, last_ns: `(m,) int64`; packet times within the row, ns since the epoch.
+        source: `(m,) uint64`, ordinal: `(m,) int64`; its first packet's file and number in it.
+        group_end: `(g,) int64`; where in the rows each group ends.
+        window_ns: `(g,) int64`; when the window of each group began, ns since the epoch.
+        population: `(g, 2) float64`; columns `POPULATION_NAMES`.
+        packet_index: `(k,) int64`; packets of these rows, by number in the replay (when tracked).
+        packet_row: `(k,) int64`; the row of each, as an index into this batch.
+    """
+
+    features: NDArray[np.float64]
+    key_hi: NDArray[np.uint64]
+    key_lo: NDArray[np.uint64]
+    count: NDArray[np.int64]
+    first_ns: NDArray[np.int64]
+    last_ns: NDArray[np.int64]
+    source: NDArray[np.uint64]
+    ordinal: NDArray[np.int64]
+    group_end: NDArray[np.int64]
+    window_ns: NDArray[np.int64]
+    population: NDArray[np.float64]
+    packet_index: NDArray[np.int64]
+    packet_row: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.count.size)
+
+
+class WindowFeatures:
+    """The open windows of one shard."""
+
+    def __init__(
+        self, *, window_ns: int, keys_max: int, key_idle_s: int, seed: int, track: bool
+    ) -> None:
+        """Start with no keys.
+
+        Args:
+            window_ns: Length of a window, ns, 10^7 … 10^9.
+            keys_max: Keys remembered at most.
+            key_idle_s: Silence after which a key is forgotten, seconds of packet time.
+            seed: Secret of the key table's hash; results do not depend on it.
+            track: Whether to remember which packet fell into which row, for scores per packet.
+        """
+        self._window_ns, self._idle_ns = window_ns, key_idle_s * 1_000_000_000
+        self._table = KeyTable.create(keys_max, 2, seed)
+        self._slots = (
+            np.full(keys_max, -1, np.int64),  # the window its open row belongs to
+            np.zeros(keys_max, np.int64),  # that row
+            np.zeros((keys_max, HISTORY)),
+            np.zeros(keys_max, np.int64),  # time of its last packet
+        )
+        self._open = (
+            np.zeros((keys_max, SUMS)),
+            np.zeros((keys_max, COUNTS), np.int64),
+            np.zeros((keys_max, TAGS), np.uint64),
+        )
+        self._scalars = np.zeros(SCALARS, np.int64)
+        self._scalars[WINDOW] = -1
+        self._track = track
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+
+    @property
+    def keys(self) -> int:
+        """Keys remembered now."""
+        return len(self._table)
+
+    def update(self, frames: FrameBatch) -> RowBatch | None:
+        """Count arrivals; return the rows that closed on the way, if any."""
+        count = len(frames)
+        first = int(self._scalars[CLOSED])
+        out = self._room(int(self._scalars[OPEN]) + count, count + 1)
+        row_of = np.empty(count, np.int64)
+        sizes = np.zeros(2, np.int64)
+        arrive(
+            self._table.arrays(), self._slots, self._open, self._scalars, self._window_ns,
+            self._idle_ns,
+            (frames.at_ns, frames.key_hi, frames.key_lo, frames.peer_hi, frames.peer_lo,
+             frames.size, frames.dport, frames.source, frames.ordinal),
+            row_of, out, sizes,
+        )  # fmt: skip
+        if self._track and count:
+            self._pending.append((frames.index, row_of))
+        return self._rows(out, sizes, first)
+
+    def finish(self) -> RowBatch | None:
+        """Close the open window at the end of input; return its rows, if any."""
+        first = int(self._scalars[CLOSED])
+        out = self._room(int(self._scalars[OPEN]), 1)
+        sizes = np.zeros(2, np.int64)
+        close(self._table.arrays(), self._slots, self._open, self._scalars, self._window_ns, out,
+              sizes)  # fmt: skip
+        return self._rows(out, sizes, first)
+
+    @staticmethod
+    def _room(rows: int, groups: int) -> tuple[NDArray[Any], ...]:
+        return (
+            np.empty((rows, FEATURES)),
+            np.empty((rows, COUNTS), np.int64),
+            np.empty((rows, TAGS), np.uint64),
+            np.empty(groups, np.int64),
+            np.empty(groups, np.int64),
+            np.empty((groups, POPULATION)),
+        )
+
+    def _rows(
+        self, out: tuple[NDArray[Any], ...], sizes: NDArray[np.int64], first: int
+    ) -> RowBatch | None:
+        rows, groups = int(sizes[0]), int(sizes[1])
+        if rows == 0:
+            return None
+        features, counts, tags, group_end, window, population = out
+        index, row = self._settled(first)
+        return RowBatch(
+            features=features[:rows],
+            key_hi=tags[:rows, 0],
+            key_lo=tags[:rows, 1],
+            count=counts[:rows, 0],
+            first_ns=counts[:rows, 1],
+            last_ns=counts[:rows, 2],
+            source=tags[:rows, 2],
+            ordinal=counts[:rows, 3],
+            group_end=group_end[:groups],
+            window_ns=window[:groups] * self._window_ns,
+            population=population[:groups],
+            packet_index=index,
+            packet_row=row,
+        )
+
+    def _settled(self, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Split off the pending packets whose rows have closed."""
+        empty = np.zeros(0, np.int64)
+        if not self._pending:
+            return empty, empty
+        index = np.concatenate([p[0] for p in self._pending])
+        row = np.concatenate([p[1] for p in self._pending])
+        done = row < self._scalars[CLOSED]
+        self._pending = [(index[~done], row[~done])]
+        return index[done], row[done] - first
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of the live state; packets tracked for scores are not part of it."""
+        slots, rows = self._table.slots(), int(self._scalars[OPEN])
+        return {
+            "keys": self._table.snapshot(),
+            "slot_of": slots,
+            "slots": tuple(column[slots].copy() for column in self._slots),
+            "open": tuple(column[:rows].copy() for column in self._open),
+            "scalars": self._scalars.copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot, under any seed."""
+        placed = self._table.restore(state["keys"])
+        kept = placed >= 0
+        for column, saved in zip(self._slots, state["slots"], strict=True):
+            column[placed[kept]] = saved[kept]
+        for column, saved in zip(self._open, state["open"], strict=True):
+            column[: len(saved)] = saved
+        self._scalars[:] = state["scalars"]
+        # Open rows name their key's slot, which may be another one now, or none.
+        renamed = dict(zip(state["slot_of"].tolist(), placed.tolist(), strict=True))
+        for row in self._open[1][: int(self._scalars[OPEN])]:
+            row[SLOT] = renamed.get(int(row[SLOT]), -1)

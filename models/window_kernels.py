@@ -1,0 +1,223 @@
+"""The loops of `models.features`: arrivals into open rows, open rows into closed ones.
+
+Laws: those of `models.features` and of `core.kernels`.
+
+Source: EWMA as in J. S. Hunter, "The exponentially weighted moving average" (1986).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from core.kernels import (
+    Tuple,
+    f8,
+    A2_f8,
+    A2_i8,
+    A2_u8,
+    A_i4,
+    A_i8,
+    A_u8,
+    i8,
+    kernel,
+    mix,
+    none,
+    u8,
+)
+from core.keytable import TABLE, find_or_insert_pair, oldest, remove
+
+FEATURES, POPULATION = 9, 2
+
+# Scalars of a shard: the latest time seen, the window it is in (-1: none), rows open now, rows
+# closed so far, keys first seen in this window.
+NOW, WINDOW, OPEN, CLOSED, NEW_KEYS = 0, 1, 2, 3, 4
+SCALARS = 5
+
+# Sums of an open row: sizes, squared sizes, gaps in µs, squared gaps, number of gaps.
+SIZE, SIZE2, GAP, GAP2, GAPS = 0, 1, 2, 3, 4
+SUMS = 5
+# Its counts: packets, first and last time, ordinal of the first packet, slot of the key.
+PACKETS, FIRST_NS, LAST_NS, ORDINAL, SLOT = 0, 1, 2, 3, 4
+COUNTS = 5
+# Its tags: the key, the file of the first packet, sketches of peers and of ports.
+KEY_HI, KEY_LO, SOURCE, PEERS, PORTS = 0, 1, 2, 3, 4
+TAGS = 5
+# History of a key: EWMA of the logarithms of rate and size, windows seen.
+RATE_EWMA, SIZE_EWMA, WINDOWS = 0, 1, 2
+HISTORY = 3
+
+ALPHA = 0.1
+WINDOWS_MIN = 3
+"""Windows of history before a shift against it means anything."""
+
+SLOTS_T = Tuple((A_i8, A_i8, A2_f8, A_i8))
+OPEN_T = Tuple((A2_f8, A2_i8, A2_u8))
+OUT_T = Tuple((A2_f8, A2_i8, A2_u8, A_i8, A_i8, A2_f8))
+FRAMES_T = Tuple((A_i8, A_u8, A_u8, A_u8, A_u8, A_i4, A_i4, A_u8, A_i8))
+
+
+@kernel(f8(u8))
+def _distinct(sketch: Any) -> Any:
+    """Estimate how many different things set the bits of a 64-bit sketch (linear counting)."""
+    empty = 0
+    for i in range(64):
+        if (sketch >> np.uint64(i)) & np.uint64(1) == np.uint64(0):
+            empty += 1
+    return 64.0 * math.log(64.0 / max(empty, 0.5))
+
+
+@kernel(f8(f8, f8, f8))
+def _spread(total: Any, squares: Any, count: Any) -> Any:
+    """Return the standard deviation from sums, guarding against rounding below zero."""
+    mean = total / count
+    return math.sqrt(max(squares / count - mean * mean, 0.0))
+
+
+@kernel(none(OPEN_T, i8, i8, A2_f8, A2_f8, i8))
+def _row(open_rows: Any, r: Any, window_ns: Any, history: Any, features: Any, at: Any) -> None:
+    """Write the features of open row `r`, whose key's history is row `slot` or unknown (-1)."""
+    sums, counts, tags = open_rows
+    packets = float(counts[r, PACKETS])
+    rate = math.log1p(packets * 1e9 / window_ns)
+    size = math.log1p(sums[r, SIZE] / packets)
+    features[at, 0] = rate
+    features[at, 1] = size
+    features[at, 2] = math.log1p(_spread(sums[r, SIZE], sums[r, SIZE2], packets))
+    gaps = sums[r, GAPS]
+    features[at, 3] = math.log1p(sums[r, GAP] / gaps) if gaps > 0.0 else np.nan
+    features[at, 4] = (
+        math.log1p(_spread(sums[r, GAP], sums[r, GAP2], gaps)) if gaps > 1.0 else np.nan
+    )
+    features[at, 5] = math.log1p(_distinct(tags[r, PEERS]))
+    features[at, 6] = math.log1p(_distinct(tags[r, PORTS]))
+    features[at, 7] = np.nan
+    features[at, 8] = np.nan
+    slot = counts[r, SLOT]
+    if slot < 0:
+        return
+    seen = history[slot, WINDOWS]
+    if seen >= WINDOWS_MIN:
+        features[at, 7] = rate - history[slot, RATE_EWMA]
+        features[at, 8] = size - history[slot, SIZE_EWMA]
+    weight = ALPHA if seen > 0.0 else 1.0
+    history[slot, RATE_EWMA] += weight * (rate - history[slot, RATE_EWMA])
+    history[slot, SIZE_EWMA] += weight * (size - history[slot, SIZE_EWMA])
+    history[slot, WINDOWS] = seen + 1.0
+
+
+@kernel(none(TABLE, SLOTS_T, OPEN_T, A_i8, i8, OUT_T, A_i8))
+def close(
+    table: Any, slots: Any, open_rows: Any, scalars: Any, window_ns: Any, out: Any, sizes: Any
+) -> None:
+    """Close every open row as one group; `sizes` counts the rows and groups written to `out`."""
+    rows = scalars[OPEN]
+    if rows == 0:
+        return
+    features, out_counts, out_tags, group_end, group_window, population = out
+    counts, tags = open_rows[1], open_rows[2]
+    for r in range(rows):
+        slot = counts[r, SLOT]
+        # The slot may have gone to another key since; then this row's history is gone too.
+        if slot >= 0 and (
+            table[0][slot, 0] != tags[r, KEY_HI] or table[0][slot, 1] != tags[r, KEY_LO]
+        ):
+            counts[r, SLOT] = -1
+        at = sizes[0] + r
+        _row(open_rows, r, window_ns, slots[2], features, at)
+        for i in range(COUNTS):
+            out_counts[at, i] = counts[r, i]
+        for i in range(TAGS):
+            out_tags[at, i] = tags[r, i]
+        if counts[r, SLOT] >= 0:
+            slots[0][counts[r, SLOT]] = -1
+    group = sizes[1]
+    sizes[0] += rows
+    group_end[group] = sizes[0]
+    group_window[group] = scalars[WINDOW]
+    population[group, 0] = math.log1p(float(rows))
+    population[group, 1] = math.log1p(float(scalars[NEW_KEYS]))
+    sizes[1] += 1
+    scalars[CLOSED] += rows
+    scalars[OPEN] = 0
+    scalars[NEW_KEYS] = 0
+
+
+@kernel(i8(TABLE, SLOTS_T, OPEN_T, A_i8, u8, u8))
+def _open_row(
+    table: Any, slots: Any, open_rows: Any, scalars: Any, hi: Any, lo: Any
+) -> Any:
+    """Return the open row of a key in the current window, opening one if need be."""
+    slot_window, slot_row, history, slot_last = slots
+    slot, _, fresh = find_or_insert_pair(table, hi, lo)
+    if fresh:
+        slot_window[slot] = -1
+        slot_last[slot] = -1
+        for i in range(HISTORY):
+            history[slot, i] = 0.0
+        scalars[NEW_KEYS] += 1
+    if slot_window[slot] == scalars[WINDOW]:
+        return slot_row[slot]
+    sums, counts, tags = open_rows
+    r = scalars[OPEN]
+    scalars[OPEN] += 1
+    slot_window[slot] = scalars[WINDOW]
+    slot_row[slot] = r
+    for i in range(SUMS):
+        sums[r, i] = 0.0
+    counts[r, PACKETS] = 0
+    counts[r, SLOT] = slot
+    tags[r, KEY_HI] = hi
+    tags[r, KEY_LO] = lo
+    tags[r, PEERS] = np.uint64(0)
+    tags[r, PORTS] = np.uint64(0)
+    return r
+
+
+@kernel(none(TABLE, SLOTS_T, OPEN_T, A_i8, i8, i8, FRAMES_T, A_i8, OUT_T, A_i8))
+def arrive(
+    table: Any, slots: Any, open_rows: Any, scalars: Any, window_ns: Any, idle_ns: Any,
+    frames: Any, row_of: Any, out: Any, sizes: Any,
+) -> None:  # fmt: skip
+    """Count arrivals into open rows, closing windows as packet time leaves them behind.
+
+    `row_of` receives the number each arrival's row will have among all rows ever closed.
+    """
+    at_ns, key_hi, key_lo, peer_hi, peer_lo, size, dport, source, ordinal = frames
+    sums, counts, tags = open_rows
+    for i in range(at_ns.size):
+        now = max(scalars[NOW], at_ns[i])
+        scalars[NOW] = now
+        window = now // window_ns
+        if window != scalars[WINDOW] or scalars[OPEN] == counts.shape[0]:
+            close(table, slots, open_rows, scalars, window_ns, out, sizes)
+            scalars[WINDOW] = window
+            slot = oldest(table)
+            while slot >= 0 and slots[3][slot] + idle_ns <= now:
+                remove(table, slot)
+                slot = oldest(table)
+        r = _open_row(table, slots, open_rows, scalars, key_hi[i], key_lo[i])
+        slot = counts[r, SLOT]
+        last = slots[3][slot]
+        slots[3][slot] = now
+        if last >= 0:
+            gap = (now - last) * 1e-3
+            sums[r, GAP] += gap
+            sums[r, GAP2] += gap * gap
+            sums[r, GAPS] += 1.0
+        if counts[r, PACKETS] == 0:
+            counts[r, FIRST_NS] = now
+            counts[r, ORDINAL] = ordinal[i]
+            tags[r, SOURCE] = source[i]
+        counts[r, PACKETS] += 1
+        counts[r, LAST_NS] = now
+        bytes_counted = float(size[i])
+        sums[r, SIZE] += bytes_counted
+        sums[r, SIZE2] += bytes_counted * bytes_counted
+        peer = mix(peer_hi[i] ^ mix(peer_lo[i]))
+        tags[r, PEERS] |= np.uint64(1) << (peer & np.uint64(63))
+        port = mix(np.uint64(dport[i]))
+        tags[r, PORTS] |= np.uint64(1) << (port & np.uint64(63))
+        row_of[i] = scalars[CLOSED] + r

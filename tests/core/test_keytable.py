@@ -1,0 +1,211 @@
+"""The bounded key table against an `OrderedDict` that says what LRU means."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.keytable import (
+    FREE,
+    HOME,
+    NEWER,
+    NEWEST,
+    OLDER,
+    OLDEST,
+    KeyTable,
+    find,
+    find_or_insert,
+    find_or_insert_pair,
+    oldest,
+    remove,
+)
+
+MAX = (1 << 64) - 1
+Key = tuple[int, ...]
+
+words = st.one_of(st.integers(0, 5), st.integers(0, MAX), st.sampled_from([1 << 32, 1 << 63, MAX]))
+seeds = st.integers(0, MAX)
+
+
+def row(key: Key) -> np.ndarray:
+    return np.array(key, np.uint64)
+
+
+def keys_of(table: KeyTable) -> list[Key]:
+    """The live keys, the one touched longest ago first."""
+    return [tuple(int(w) for w in table.keys[slot]) for slot in table.slots()]
+
+
+def check(table: KeyTable) -> None:
+    """Hold every invariant of the arrays."""
+    slots = table.slots().tolist()
+    assert len(set(slots)) == len(slots) == len(table)
+    assert table.index.size >= 2 * table.capacity
+    assert sorted((table.index[table.index > 0] - 1).tolist()) == sorted(slots)
+    ends = [-1, *slots, -1]
+    for i, slot in enumerate(slots):
+        assert table.links[slot, OLDER] == ends[i]
+        assert table.links[slot, NEWER] == ends[i + 2]
+        assert 0 <= table.links[slot, HOME] < table.index.size
+        assert find(table.arrays(), table.keys[slot]) == slot
+    assert (table.state[OLDEST], table.state[NEWEST]) == (ends[1], ends[-2])
+    free = table.state[FREE]
+    while free >= 0:
+        assert free not in slots
+        free = table.links[free, NEWER]
+
+
+class Model:
+    """LRU as everybody would write it, with a value that remembers when a key was inserted."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.rows: OrderedDict[Key, int] = OrderedDict()
+
+    def touch(self, key: Key, value: int) -> tuple[int, Key | None]:
+        if key in self.rows:
+            self.rows.move_to_end(key)
+            return self.rows[key], None
+        evicted = None
+        if len(self.rows) == self.capacity:
+            evicted, _ = self.rows.popitem(last=False)
+        self.rows[key] = value
+        return value, evicted
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[int, int, list[tuple[str, Key]]]:
+    capacity, width = draw(st.integers(1, 9)), draw(st.sampled_from([1, 2, 5]))
+    pool = draw(st.lists(st.tuples(*[words] * width), min_size=1, max_size=16, unique=True))
+    kinds = st.sampled_from(["touch", "touch", "touch", "remove", "expire", "restore"])
+    steps = draw(st.lists(st.tuples(kinds, st.sampled_from(pool)), max_size=80))
+    return capacity, width, steps
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(), seeds, seeds)
+def test_table_is_an_lru(
+    history: tuple[int, int, list[tuple[str, Key]]], seed: int, other: int
+) -> None:
+    """Any history of touches, removals and restorations equals the model's, whatever the seed."""
+    capacity, width, steps = history
+    table, model = KeyTable.create(capacity, width, seed), Model(capacity)
+    values = np.zeros(capacity, np.int64)
+    for now, (kind, key) in enumerate(steps):
+        arrays = table.arrays()
+        if kind == "touch":
+            slot, evicted, fresh = find_or_insert(arrays, row(key))
+            if fresh:
+                values[slot] = now
+            value, lost = model.touch(key, now)
+            assert values[slot] == value
+            assert fresh == (value == now)
+            assert evicted == (lost is not None)
+            assert lost is None or lost == tuple(int(w) for w in table.evicted)
+        elif kind == "remove":
+            slot = find(arrays, row(key))
+            assert (slot >= 0) == (key in model.rows)
+            assert remove(arrays, slot) == (model.rows.pop(key, None) is not None)
+            assert find(arrays, row(key)) == -1
+        elif kind == "expire":
+            slot = oldest(arrays)
+            assert (slot >= 0) == bool(model.rows)
+            if slot >= 0:
+                assert model.rows.popitem(last=False)[1] == values[slot]
+                assert remove(arrays, slot)
+        else:
+            rows, kept = table.snapshot(), values[table.slots()]
+            table, values = KeyTable.create(capacity, width, other), np.zeros(capacity, np.int64)
+            values[table.restore(rows)] = kept
+        assert keys_of(table) == list(model.rows)
+        assert values[table.slots()].tolist() == list(model.rows.values())
+        check(table)
+
+
+def churn(seed: int) -> list[tuple[int, bool, bool]]:
+    """A long history of a table of pairs: results of every touch, with removals between."""
+    rng = np.random.default_rng(3)
+    table = KeyTable.create(64, 2, seed)
+    arrays, seen = table.arrays(), []
+    for i, key in enumerate(rng.integers(0, 150, 3000).astype(np.uint64)):
+        slot, evicted, fresh = find_or_insert_pair(arrays, key * np.uint64(1 << 20), key)
+        seen.append((int(slot), bool(evicted), bool(fresh)))
+        if i % 3 == 0:
+            remove(arrays, int(rng.integers(-2, 70)))
+    check(table)
+    return seen
+
+
+def test_many_removals_leave_the_index_whole() -> None:
+    """After thousands of touches and removals all invariants hold, and no result shows the seed."""
+    assert churn(1) == churn(2) == churn(MAX)
+
+
+def test_plain_python_gives_the_same() -> None:
+    """With `NUMBA_DISABLE_JIT=1` the same history gives the same results, and no warning."""
+    root = Path(__file__).resolve().parents[2]
+    plain = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", __file__],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert plain.stderr == ""
+    assert plain.stdout.strip() == str(churn(5))
+
+
+def test_chosen_keys_do_not_pile_up() -> None:
+    """Keys that differ in few bits, as an attacker or a subnet has them, spread over the index."""
+    for seed in range(4):
+        for shift in (0, 16, 32, 48):
+            table = KeyTable.create(4096, 2, seed)
+            for i in range(4096):
+                find_or_insert_pair(table.arrays(), np.uint64(i << shift & MAX), np.uint64(0))
+            homes = np.bincount(table.links[:, HOME], minlength=table.index.size)
+            assert homes.max() <= 12
+
+
+def test_restore_keeps_the_keys_touched_last() -> None:
+    """A snapshot larger than the table keeps its recent end and says which rows did not fit."""
+    large = KeyTable.create(5, 1, 1)
+    for key in range(5):
+        find_or_insert(large.arrays(), row((key,)))
+    small = KeyTable.create(3, 1, 2)
+    assert small.restore(large.snapshot()).tolist() == [-1, -1, 0, 1, 2]
+    assert keys_of(small) == [(2,), (3,), (4,)]
+    assert large.snapshot().base is None
+
+
+def test_arguments_out_of_bounds_are_refused() -> None:
+    """Capacity, words, seed and the shape of a snapshot are checked, each by name."""
+    for name, arguments in {
+        "capacity": (0, 2, 1), "words": (4, 0, 1), "seed": (4, 2, 1 << 64),
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=name):
+            KeyTable.create(*arguments)
+    with pytest.raises(ValueError, match="rows"):
+        KeyTable.create(4, 2, 0).restore(np.zeros((1, 5), np.uint64))
+
+
+def test_removing_nothing_changes_nothing() -> None:
+    """Slots out of range, never used or already free are refused."""
+    table = KeyTable.create(4, 2, 9)
+    arrays = table.arrays()
+    assert oldest(arrays) == -1
+    slot, _, _ = find_or_insert_pair(arrays, np.uint64(1), np.uint64(2))
+    assert not any(remove(arrays, s) for s in (-1, slot + 1, 4, 1 << 40))
+    assert remove(arrays, slot)
+    assert not remove(arrays, slot)
+    assert len(table) == 0
+    check(table)
+
+
+if __name__ == "__main__":
+    print(churn(5))
