@@ -128,6 +128,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         self._bytes_all = sum(max(0, f.fingerprint[0]) for f in listing.files)
         files = tuple((f.path, f.fingerprint) for f in listing.files)
         self._at = resume or Position(source.digest, files)
+        self._resumed = self._at.packets
         self._skip = self._at.skip
         self._batch: PacketBatch | None = None
         self._after = self._at.mark
@@ -206,6 +207,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
             PAGE,
             {
                 "packets_in": self._at.packets,
+                "packets_resumed": self._resumed,
                 "bytes_in": self._at.wire_bytes,
                 "captured_bytes": self._at.caplen_bytes,
                 "filtered": mark.filtered,

@@ -12,7 +12,7 @@ Source: Prometheus, "Writing client libraries" and "Metric and label naming".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, Histogram, start_http_server
@@ -95,21 +95,32 @@ def publish(ledger: Ledger, registry: CollectorRegistry = REGISTRY) -> LedgerCol
     return LedgerCollector(ledger, registry)
 
 
-def serve(host: str, port: int) -> None:
+def serve(host: str, port: int) -> Callable[[], None]:
     """Serve `/metrics` in a daemon thread.
 
     Args:
         host: Address to listen on.
         port: TCP port; 0 serves nothing.
 
+    Returns:
+        A function that ends the service and frees the port.
+
     Raises:
         RunError: The port is taken or may not be used.
     """
     if port == 0:
-        return
+        return lambda: None
     try:
-        start_http_server(port, host)
-    except OSError as error:
+        server, thread = start_http_server(port, host)
+    except (OSError, UnicodeError) as error:  # the latter: no host can have such a name
+        why = getattr(error, "strerror", None) or "not a name of a host"
         raise RunError(
-            f"metrics.port {port} on {host}: {error.strerror}; choose another port, or 0 for none"
+            f"metrics.port {port} on {host}: {why}; choose another port, or 0 for none"
         ) from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

@@ -7,27 +7,36 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 
-def stop_on_signals(stopping: threading.Event) -> bool:
+def stop_on_signals(stopping: threading.Event) -> Callable[[], None]:
     """Set an event on the first SIGINT or SIGTERM, and restore the default for the next one.
+
+    Handlers can be installed by the main thread only; in any other nothing happens.
 
     Args:
         stopping: What the sources watch.
 
     Returns:
-        Whether handlers could be installed; only the main thread may.
+        A function that puts back the handlers there were before.
     """
     if threading.current_thread() is not threading.main_thread():
-        return False
+        return lambda: None
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
         stopping.set()
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in numbers:
             signal.signal(each, signal.SIG_DFL)
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-    return True
+    before = {each: signal.signal(each, stop) for each in numbers}
+
+    def restore() -> None:
+        for each, handler in before.items():
+            # `None` is a handler that was not installed from Python: it cannot be put back.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+    return restore

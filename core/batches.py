@@ -30,7 +30,7 @@ class Columns:
 
     __slots__ = ()
 
-    # Column name → dtype, for each subclass; everything else a subclass holds is shared by all rows.
+    # Column name → dtype, for each subclass; whatever else it holds is shared by all its rows.
     COLUMNS: dict[str, type]
 
     def check(self) -> None:
@@ -222,6 +222,11 @@ class FrameBatch(Columns):
 
     def __post_init__(self) -> None:
         self.check()
+
+    def __reduce__(self) -> tuple[type[FrameBatch], tuple[object, ...]]:
+        """Pickle only the bodies of these rows, not the arena they share with other batches."""
+        alone = concat([self])
+        return FrameBatch, tuple(getattr(alone, f.name) for f in fields(FrameBatch))
 
 
 @dataclass(slots=True)

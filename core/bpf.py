@@ -190,7 +190,7 @@ def _run(program: Any, arena: Any, at: Any, size: Any, wire: Any, mem: Any) -> A
     return 0
 
 
-@kernel(none(A2_i8, A_u1, A_i8, A_i4, A_i4, A_u1))
+@kernel(none(A2_i8, A_u1, A_i8, A_i4, A_i4, A_u1), allocates=True)
 def select(program: Any, arena: Any, start: Any, caplen: Any, wirelen: Any, keep: Any) -> None:
     """Run a filter over packets.
 

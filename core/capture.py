@@ -8,7 +8,7 @@ Laws:
    exception, and never in a read outside the buffer.
 3. Times are clamped to 1970 … 2255, so that later arithmetic on nanoseconds cannot overflow.
 
-Not here: files, gzip, folders (`connectors.capture`); headers of packets (`core.headers`).
+Not here: files, gzip, folders (`connectors.capture_files`); headers of packets (`core.headers`).
 
 Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng; the modified format with 24-byte record
 headers as libpcap reads it (magic 0xA1B2CD34).
@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.capture_kernels import BLOCK, CORRUPT, FULL, scan_pcap, scan_pcapng
+from core.capture_kernels import (
+    BLOCK,
+    CORRUPT,
+    FULL,
+    NO_INTERFACE,
+    SECTION,
+    scan_pcap,
+    scan_pcapng,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,9 +43,7 @@ INTERFACES_MAX = 65_536
 """Most interfaces of one pcapng section: a bound on memory."""
 INTERFACE_WORDS = 5
 
-_SECTION = 0x0A0D0D0A
-_INTERFACE = 1
-_MAGICS = {  # first four bytes, big-endian → (swapped, ns per time unit, record header length)
+_MAGICS = {  # first four bytes → (little-endian, ns per time unit, record header length)
     0xA1B2C3D4: (False, 1000, 16),
     0xD4C3B2A1: (True, 1000, 16),
     0xA1B23C4D: (False, 1, 16),
@@ -45,6 +51,9 @@ _MAGICS = {  # first four bytes, big-endian → (swapped, ns per time unit, reco
     0xA1B2CD34: (False, 1000, 24),
     0x34CDB2A1: (True, 1000, 24),
 }
+
+
+InterfaceRow = tuple[int, int, int, int, int]
 
 
 class Status(IntEnum):
@@ -81,7 +90,7 @@ class CaptureState:
     unit_ns: int = 1000
     record_len: int = 16
     linktype: int = -1
-    interfaces: tuple[tuple[int, int, int, int, int], ...] = ()
+    interfaces: tuple[InterfaceRow, ...] = ()
 
 
 @dataclass(slots=True)
@@ -121,7 +130,7 @@ def sniff(head: bytes) -> CaptureState | str:
     if len(head) < 4:
         return f"{len(head)} bytes are too few for a capture file"
     magic = int.from_bytes(head[:4], "big")
-    if magic == _SECTION:
+    if magic == SECTION:
         if len(head) < 28:
             return "the file ends inside its pcapng section header"
         if head[8:12] not in (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a"):
@@ -150,7 +159,7 @@ class CaptureDecoder:
     """Decode one capture file, buffer by buffer.
 
     Attributes:
-        state: Where it stands; assign a saved one to go on from there.
+        state: Where it stands; give a saved one to go on from there.
         packet_bytes_max: Longest captured packet believed; a longer record is damage.
         damage: What is wrong with the file, once `decode` returned `Status.DAMAGED`.
     """
@@ -158,14 +167,16 @@ class CaptureDecoder:
     state: CaptureState
     packet_bytes_max: int
     damage: str = ""
-    _table: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, INTERFACE_WORDS), "i8"))
+    _rows: list[InterfaceRow] = field(init=False)
+    _table: NDArray[np.int64] = field(init=False)
+    _result: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._table = self._interface_table()
-
-    def _interface_table(self) -> NDArray[np.int64]:
-        rows = self.state.interfaces
-        return np.array(rows, np.int64).reshape(len(rows), INTERFACE_WORDS)
+        self._rows = list(self.state.interfaces)
+        self._table = np.zeros((max(4, len(self._rows)), INTERFACE_WORDS), np.int64)
+        for i, row in enumerate(self._rows):
+            self._table[i] = row
+        self._result = np.zeros(3, np.int64)
 
     def decode(self, buf: NDArray[np.uint8], at: int, end: int, out: Packets) -> tuple[Status, int]:
         """Decode packets from `buf[at:end]` into `out`, after those it already holds.
@@ -179,47 +190,55 @@ class CaptureDecoder:
         Returns:
             Why it stopped, and the index of the first byte not consumed.
         """
-        result = np.zeros(3, np.int64)
+        begun, had = at, out.count
         while True:
-            if self.state.pcapng:
-                scan_pcapng(
-                    buf, at, end, self.state.little, self.packet_bytes_max, BLOCK_BYTES_MAX,
-                    self._table, out.start, out.caplen, out.wirelen, out.at_ns, out.linktype,
-                    out.count, result,
-                )  # fmt: skip
-            else:
-                scan_pcap(
-                    buf, at, end, self.state.little, self.state.unit_ns, self.state.record_len,
-                    self.packet_bytes_max, self.state.linktype, out.start, out.caplen,
-                    out.wirelen, out.at_ns, out.linktype, out.count, result,
-                )  # fmt: skip
-            status, reached, count = (int(x) for x in result)
-            found = count - out.count
-            out.count = count
-            self.state = replace(
-                self.state,
-                offset=self.state.offset + reached - at,
-                ordinal=self.state.ordinal + found,
-            )
-            at = reached
-            if status == BLOCK:
-                step = self._special_block(buf, at, end)
-                if step > 0:
-                    self.state = replace(self.state, offset=self.state.offset + step)
-                    at += step
-                    continue
-                return (Status.DAMAGED if self.damage else Status.MORE), at
-            if status == CORRUPT:
-                self.damage = self.damage or "a record has an impossible length"
-                return Status.DAMAGED, at
-            return (Status.FULL if status == FULL else Status.MORE), at
+            status, at, out.count = self._scan(buf, at, end, out)
+            step = self._special_block(buf, at, end) if status == BLOCK else 0
+            if step == 0:
+                break
+            at += step
+        self.state = replace(
+            self.state,
+            offset=self.state.offset + at - begun,
+            ordinal=self.state.ordinal + out.count - had,
+        )
+        if len(self._rows) != len(self.state.interfaces):
+            # Once a buffer, not once a block: a section may describe thousands of interfaces.
+            self.state = replace(self.state, interfaces=tuple(self._rows))
+        if status == CORRUPT:
+            self.damage = "a record has an impossible length"
+        elif status == NO_INTERFACE:
+            self.damage = "a packet names an interface that was never described"
+        if self.damage:
+            return Status.DAMAGED, at
+        return (Status.FULL if status == FULL else Status.MORE), at
+
+    def _scan(
+        self, buf: NDArray[np.uint8], at: int, end: int, out: Packets
+    ) -> tuple[int, int, int]:
+        """Run a kernel; return why it stopped, the index it reached, and the packets in `out`."""
+        state, result = self.state, self._result
+        if state.pcapng:
+            scan_pcapng(
+                buf, at, end, state.little, self.packet_bytes_max, BLOCK_BYTES_MAX,
+                self._table[: len(self._rows)], out.start, out.caplen, out.wirelen, out.at_ns,
+                out.linktype, out.count, result,
+            )  # fmt: skip
+        else:
+            scan_pcap(
+                buf, at, end, state.little, state.unit_ns, state.record_len,
+                self.packet_bytes_max, state.linktype, out.start, out.caplen, out.wirelen,
+                out.at_ns, out.linktype, out.count, result,
+            )  # fmt: skip
+        status, at, count = result.tolist()
+        return status, at, count
 
     def _special_block(self, buf: NDArray[np.uint8], at: int, end: int) -> int:
         """Take one section header or interface block; return its length, or 0 to stop."""
         raw = bytes(buf[at : min(end, at + 28)])
-        kind = int.from_bytes(raw[:4], "big")
+        is_section = int.from_bytes(raw[:4], "big") == SECTION
         little = self.state.little
-        if kind == _SECTION:
+        if is_section:
             if len(raw) < 16:
                 return 0
             little = raw[8:12] == b"\x4d\x3c\x2b\x1a"
@@ -228,7 +247,7 @@ class CaptureDecoder:
                 return 0
         order = "<" if little else ">"
         (length,) = struct.unpack_from(order + "I", raw, 4)
-        least = 28 if kind == _SECTION else 20
+        least = 28 if is_section else 20
         if length < least or length % 4 or length > BLOCK_BYTES_MAX:
             self.damage = f"a pcapng block claims {length} bytes"
             return 0
@@ -238,23 +257,32 @@ class CaptureDecoder:
         if struct.unpack_from(order + "I", block, length - 4)[0] != length:
             self.damage = "the two lengths of a pcapng block differ"
             return 0
-        if kind == _SECTION:
-            major = struct.unpack_from(order + "H", block, 12)[0]
-            if major != 1:
-                self.damage = f"pcapng version {major} is not supported (only version 1 is)"
-                return 0
-            self.state = replace(self.state, little=little, interfaces=())
+        if is_section:
+            self._begin_section(block, order)
         else:
-            if len(self.state.interfaces) >= INTERFACES_MAX:
-                self.damage = f"a section has more than {INTERFACES_MAX} interfaces"
-                return 0
-            row = _interface(block, order)
-            self.state = replace(self.state, interfaces=(*self.state.interfaces, row))
-        self._table = self._interface_table()
-        return int(length)
+            self._add_interface(_interface(block, order))
+        return 0 if self.damage else int(length)
+
+    def _begin_section(self, block: bytes, order: str) -> None:
+        major = struct.unpack_from(order + "H", block, 12)[0]
+        if major != 1:
+            self.damage = f"pcapng version {major} is not supported (only version 1 is)"
+            return
+        self.state = replace(self.state, little=order == "<", interfaces=())
+        self._rows.clear()
+
+    def _add_interface(self, row: InterfaceRow) -> None:
+        count = len(self._rows)
+        if count >= INTERFACES_MAX:
+            self.damage = f"a section has more than {INTERFACES_MAX} interfaces"
+            return
+        if count == self._table.shape[0]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)])
+        self._table[count] = row
+        self._rows.append(row)
 
 
-def _interface(block: bytes, order: str) -> tuple[int, int, int, int, int]:
+def _interface(block: bytes, order: str) -> InterfaceRow:
     """Decode an interface description block (pcapng §4.2) to a row of the interface table."""
     linktype, _, snap_len = struct.unpack_from(order + "HHI", block, 8)
     resolution, offset_s = 6, 0
@@ -269,7 +297,8 @@ def _interface(block: bytes, order: str) -> tuple[int, int, int, int, int]:
             (offset_s,) = struct.unpack_from(order + "q", block, at + 4)
         at += 4 + (size + 3) // 4 * 4
     exponent = resolution & 0x7F
-    # Finer than 2**-63 or 10**-18 s no 64-bit stamp holds a second: 0 units means "time unknown".
+    # A 64-bit stamp of units finer than 2**-62 or 10**-18 s holds a few seconds at most, and the
+    # number of units must fit in int64: 0 units means "time unknown".
     if resolution & 0x80:
         units = 1 << exponent if exponent < 63 else 0
         shift = max(0, exponent - 33)

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from core.kernels import A2_i8, A_i4, A_i8, A_u1, i8, kernel, none, u8
+from core.kernels import A2_i8, A_i4, A_i8, A_u1, i8, kernel, none
 
-MORE, FULL, CORRUPT, BLOCK = 0, 1, 2, 3
-"""Why a scan stopped: bytes ran out, columns are full, damage, a block for `core.capture`."""
+MORE, FULL, CORRUPT, BLOCK, NO_INTERFACE = 0, 1, 2, 3, 4
+"""Why a scan stopped: bytes ran out, columns are full, an impossible length, a block for
+`core.capture`, or a packet of an interface that was never described."""
+
+SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6
+"""Types of pcapng blocks that mean something here; every other is stepped over."""
 
 SECOND_NS = 1_000_000_000
 SECONDS_MAX = 9_000_000_000
@@ -71,11 +75,12 @@ def scan_pcap(
 def stamp_ns(high: Any, low: Any, table: Any, interface: Any) -> Any:
     """Turn a pcapng time stamp into ns since the epoch, clamped (law 3 of `core.capture`)."""
     units = np.uint64(table[interface, 2])
-    seconds = 0
+    # A signed and an unsigned 64-bit integer unify to float64, which holds no ns of this century.
+    seconds = np.int64(0)
     fraction = np.uint64(0)
     if units > np.uint64(0):
         stamp = (np.uint64(high) << np.uint64(32)) | np.uint64(low)
-        seconds = int(min(stamp // units, np.uint64(SECONDS_MAX)))
+        seconds = np.int64(min(stamp // units, np.uint64(SECONDS_MAX)))
         rest = stamp % units
         if units <= np.uint64(1 << 33):
             fraction = rest * np.uint64(SECOND_NS) // units
@@ -84,8 +89,51 @@ def stamp_ns(high: Any, low: Any, table: Any, interface: Any) -> Any:
             fraction = (rest * np.uint64(SECOND_NS)) >> np.uint64(33)
         else:
             fraction = rest // (units // np.uint64(SECOND_NS))
-    seconds = max(0, min(SECONDS_MAX, seconds + int(table[interface, 4])))
-    return seconds * SECOND_NS + int(fraction)
+    moved = max(0, min(SECONDS_MAX, int(seconds) + int(table[interface, 4])))
+    return moved * SECOND_NS + int(np.int64(fraction))
+
+
+@kernel(i8(A_u1, i8, i8, i8, i8, A2_i8, A_i8, A_i4, A_i4, A_i8, A_i4, i8))
+def _packet_block(
+    buf: Any, at: Any, length: Any, little: Any, packet_bytes_max: Any, table: Any, start: Any,
+    caplen: Any, wirelen: Any, at_ns: Any, linktypes: Any, row: Any,
+) -> Any:  # fmt: skip
+    """Fill one row from a block of packets, all of which lies in the buffer.
+
+    Returns `MORE` when the row is filled, else why it is not: `CORRUPT` or `NO_INTERFACE`.
+    """
+    kind = word32(buf, at, little)
+    fixed = 12 if kind == SIMPLE_PACKET else 28
+    room = length - fixed - 4
+    if room < 0:
+        return CORRUPT
+    interface = 0
+    if kind != SIMPLE_PACKET:
+        interface = word32(buf, at + 8, little)
+    if kind == OLD_PACKET:
+        # The obsolete packet block has a 16-bit interface number before its drop count.
+        interface = interface & 0xFFFF if little else interface >> 16
+    if interface >= table.shape[0]:
+        return NO_INTERFACE
+    if kind == SIMPLE_PACKET:
+        wire = word32(buf, at + 8, little)
+        captured = min(wire, room)
+        if table[interface, 1] > 0:
+            captured = min(captured, int(table[interface, 1]))
+        stamp = 0
+    else:
+        captured = word32(buf, at + 20, little)
+        wire = word32(buf, at + 24, little)
+        high = word32(buf, at + 12, little)
+        stamp = stamp_ns(high, word32(buf, at + 16, little), table, interface)
+    if captured > packet_bytes_max or captured > room:
+        return CORRUPT
+    start[row] = at + fixed
+    caplen[row] = captured
+    wirelen[row] = min(wire, LEN_MAX)
+    at_ns[row] = stamp
+    linktypes[row] = table[interface, 0]
+    return MORE
 
 
 @kernel(
@@ -103,7 +151,7 @@ def scan_pcapng(
     status = MORE
     while at + 12 <= end:
         kind = word32(buf, at, little)
-        if kind in (0x0A0D0D0A, 1):
+        if kind in (SECTION, INTERFACE):
             status = BLOCK
             break
         length = word32(buf, at + 4, little)
@@ -115,45 +163,17 @@ def scan_pcapng(
         if word32(buf, at + length - 4, little) != length:
             status = CORRUPT
             break
-        if kind not in (2, 3, 6):
-            at += length
-            continue
-        if row == start.size:
-            status = FULL
-            break
-        fixed = 12 if kind == 3 else 28
-        interface = 0
-        if length < fixed + 4:
-            status = CORRUPT
-            break
-        if kind == 6:
-            interface = word32(buf, at + 8, little)
-        elif kind == 2:
-            # The obsolete packet block has a 16-bit interface number before its drop count.
-            interface = word32(buf, at + 8, little)
-            interface = interface & 0xFFFF if little else interface >> 16
-        if interface >= table.shape[0]:
-            status = CORRUPT
-            break
-        if kind == 3:
-            wire = word32(buf, at + 8, little)
-            captured = min(wire, length - fixed - 4)
-            if table[interface, 1] > 0:
-                captured = min(captured, int(table[interface, 1]))
-            at_ns[row] = 0
-        else:
-            captured = word32(buf, at + 20, little)
-            wire = word32(buf, at + 24, little)
-            high = word32(buf, at + 12, little)
-            at_ns[row] = stamp_ns(high, word32(buf, at + 16, little), table, interface)
-        if captured > packet_bytes_max or captured > length - fixed - 4:
-            status = CORRUPT
-            break
-        start[row] = at + fixed
-        caplen[row] = captured
-        wirelen[row] = min(wire, LEN_MAX)
-        linktypes[row] = table[interface, 0]
-        row += 1
+        if kind in (OLD_PACKET, SIMPLE_PACKET, PACKET):
+            if row == start.size:
+                status = FULL
+                break
+            status = _packet_block(
+                buf, at, length, little, packet_bytes_max, table, start, caplen, wirelen, at_ns,
+                linktypes, row,
+            )  # fmt: skip
+            if status != MORE:
+                break
+            row += 1
         at += length
     result[0] = status
     result[1] = at

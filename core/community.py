@@ -123,7 +123,7 @@ def icmp_answer(proto: Any, kind: Any) -> Any:
     return np.int64(_ANSWER[kind & 0xFF] if proto == _ICMP else _ANSWER_V6[kind & 0xFF])
 
 
-@kernel(i8(A_u1, i8, i8, u8, u8, u8, u8, i4, i4, i4))
+@kernel(i8(A_u1, i8, i8, u8, u8, u8, u8, i4, i4, i4), allocates=True)
 def write_community_id(
     out: Any,
     at: Any,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERSION = "1.5.0"
+"""Of OCSF."""
+PRODUCT = {"name": "Penstock", "vendor_name": "Penstock"}
 _SEVERITIES = ((0.0, 2, "Low"), (10.0, 3, "Medium"), (30.0, 4, "High"))
 _MS = 1_000_000
 
@@ -34,12 +36,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         feature: Its name.
-        value: Its value in the window (a logarithm for most features).
-        distance: How far that is from the mean, in standard deviations.
+        value: Its value in the window.
+        unit: Unit of the value.
+        distance: How far it is from the mean, in standard deviations of the detector's own scale.
     """
 
     feature: str
     value: float
+    unit: str
     distance: float
 
 
@@ -56,7 +60,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         first_ns, last_ns: Packet times, ns since the epoch.
         packets: Packets concerned.
         score: The detector's score; its scale is the detector's own.
-        tail: Share of earlier scores as high as this one, 0 … 1.
+        tail: Share of earlier scores at least as high as this one, which is counted too; 0 … 1.
         evidence: What drove it, the strongest first.
     """
 
@@ -112,9 +116,6 @@ def ocsf(finding: Finding) -> dict[str, object]:
     severity_id, severity = next(
         (n, name) for least, n, name in reversed(_SEVERITIES) if strongest >= least
     )
-    about = {"type": "Device", "name": finding.key} if finding.is_device else {
-        "type": "Host", "name": finding.key
-    }  # fmt: skip
     return {
         "class_uid": 2004,
         "class_name": "Detection Finding",
@@ -132,7 +133,7 @@ def ocsf(finding: Finding) -> dict[str, object]:
         "end_time": finding.last_ns // _MS,
         "count": finding.packets,
         "message": finding.title,
-        "metadata": {"version": VERSION, "product": {"name": "Penstock"}},
+        "metadata": {"version": VERSION, "product": PRODUCT},
         "finding_info": {
             "uid": finding.uid,
             "title": finding.title,
@@ -141,7 +142,7 @@ def ocsf(finding: Finding) -> dict[str, object]:
             "last_seen_time": finding.last_ns // _MS,
             "analytic": {"type": "Learning (ML/DL)", "type_id": 4, "name": finding.rule},
         },
-        "resources": [about],
+        "resources": [{"type": "Device" if finding.is_device else "Host", "name": finding.key}],
         "evidences": [{"data": {"features": [msgspec.to_builtins(e) for e in finding.evidence]}}],
         "unmapped": {
             "score": finding.score,

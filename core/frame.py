@@ -11,7 +11,10 @@ Laws:
 1. Every packet ends as a frame or with one reason (`core.reasons`); any bytes whatever.
 2. A device is its id up to the first NUL. Bytes after it are ignored, or an attacker could give
    one device countless keys.
+   The id may be empty: such frames are of one device without a name.
 3. The body is judged, never rewritten.
+4. A datagram that the capture cut short is ignored, whatever it claims: what is missing cannot be
+   judged. One that claims more than arrived whole is malformed.
 
 In device mode, frames are the payloads of UDP datagrams to one port. In host mode every packet
 whose headers decode is a frame, and its key is its source host.
@@ -55,11 +58,13 @@ def encode_frame(device_id: str, seq: int, body: bytes) -> bytes:
         body: JSON, or nothing.
 
     Raises:
-        ValueError: The id does not fit.
+        ValueError: The id or the sequence number does not fit.
     """
     raw = device_id.encode()
     if len(raw) > ID_LEN or b"\0" in raw:
         raise ValueError(f"device id {device_id!r}: want at most {ID_LEN} bytes without NUL")
+    if not 0 <= seq < 1 << 32:
+        raise ValueError(f"sequence number {seq}: want 0 … 2^32 - 1")
     head = MAGIC.to_bytes(2, "big") + raw.ljust(ID_LEN, b"\0") + seq.to_bytes(4, "big")
     return head + body
 
@@ -113,8 +118,7 @@ def _not_ours(
     none(
         A_u1, A_i4, A_i4, A_i4, A_u1, A_i4, A_i8, A_i4, A_i4, i8, i8,
         A_u1, A_u8, A_u8, A_u4,
-    )
-)  # fmt: skip
+    ), allocates=True)  # fmt: skip
 def _frames(
     arena: Any, caplen: Any, wirelen: Any, proto: Any, fragment: Any, dport: Any, payload: Any,
     payload_len: Any, claimed_len: Any, port: Any, body_bytes_max: Any,

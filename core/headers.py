@@ -12,9 +12,10 @@ Laws:
    Ethernet; `claimed_len` is what the innermost length field claims.
 
 Choices: an IP length of 0 means all that was captured (segmentation offload, jumbograms). ICMP
-needs the 8 bytes all its messages have. SCTP, DCCP and UDP-Lite have ports when 4 bytes of them
-are there and no rejection of their own. A chain of more than 16 IPv6 headers is a rejection. An
-atomic IPv6 fragment (RFC 6946) is no fragment. A frame of a length (802.3) without LLC is rejected.
+needs the 4 bytes all its messages share (RFC 792, RFC 4443 §2.1). SCTP, DCCP and UDP-Lite have
+ports when 4 bytes of them are there and no rejection of their own. A chain of more than 16 IPv6
+headers is a rejection. An atomic IPv6 fragment (RFC 6946) is no fragment. A frame of a length
+(802.3) without LLC is rejected.
 
 Not here: the link layer (`core.link`), reassembly, tunnels (IP in IP, GRE, MPLS, PPPoE), checksums,
 what the payload says.
@@ -134,7 +135,7 @@ def _transport(arena: Any, at: Any, row: Any) -> Any:
     elif proto == 17:
         reason = _udp(arena, at, row)
     elif proto in (1, 58):
-        if left < 8:
+        if left < 4:
             return _ICMP_HEADER
         row[ROW_SPORT], row[ROW_DPORT] = int(arena[at]), int(arena[at + 1])
         return 0
@@ -248,7 +249,8 @@ def _packet(arena: Any, at: Any, linktype: Any, row: Any, host: Any) -> Any:
     none(
         *(A_u1, A_i8, A_i4, A_i4),
         *(A_u1, A_i4, A_u8, A_u8, A_u8, A_u8, A_i4, A_i4, A_i4, A_u1, A_u1, A_i8, A_i4, A_i4),
-    )
+    ),
+    allocates=True,
 )
 def _decode(
     arena: Any,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.kernels import A2_u8, A_i4, A_i8, A_u8, b1, i4, i8, kernel, mix, none, u8
-from core.kernels import types as t  # type: ignore[attr-defined]  # numba only through kernels
+from core.kernels import types as nt  # type: ignore[attr-defined]  # numba through kernels only
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,9 +42,9 @@ OLDER, NEWER, HOME = 0, 1, 2
 LIVE, OLDEST, NEWEST, FREE, UNUSED = 0, 1, 2, 3, 4
 
 _LINKS = i4[:, ::1]
-TABLE = t.Tuple((A2_u8, A_i4, _LINKS, A_i8, A_u8, A_u8, A_u8))
+TABLE = nt.Tuple((A2_u8, A_i4, _LINKS, A_i8, A_u8, A_u8, A_u8))
 """Numba type of `KeyTable.arrays()`, for the signatures of kernels that take a table."""
-FOUND = t.Tuple((i8, b1, b1))
+FOUND = nt.Tuple((i8, b1, b1))
 """Numba type of `(slot, evicted, fresh)`."""
 
 _LOW = np.uint64(0xFFFFFFFF)

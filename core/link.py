@@ -95,7 +95,7 @@ def _family(arena: Any, at: Any, linktype: Any, row: Any) -> Any:
         return -_LINK_HEADER
     family = be32(arena, at)
     if linktype == LINK_NULL and family > 0xFFFF:
-        family = int(arena[at]) | (int(arena[at + 1]) << 8)
+        family = np.int64(int(arena[at]) | (int(arena[at + 1]) << 8))
         if arena[at + 2] != 0 or arena[at + 3] != 0:
             family = 0
     if family == 2:

@@ -7,8 +7,12 @@ Laws:
    between MAC addresses, so that the packets of all flows add up to the packets observed.
 2. A flow ends after `idle_s` of silence, is reported in part every `active_s`, and ends early when
    a newer one needs its place; the record says which. All of it by packet time alone.
-3. Ports of a fragmented datagram are known only in its first piece; the others are a flow of
+3. A part of a flow that is reported by its age keeps the source of the whole.
+4. Of ICMP, a request and its answer are one flow; any other message is a flow of one direction.
+5. Ports of a fragmented datagram are known only in its first piece; the others are a flow of
    their own, with ports 0.
+6. A table sees the packets of its shard, and a shard is chosen by source. With several shards the
+   two directions of a conversation may be two flows; their Community ID is the same.
 
 Source: RFC 7011 (IPFIX) for the terms; idle and active timeouts as in Cisco NetFlow v9, RFC 3954.
 """
@@ -71,8 +75,8 @@ class FlowTable:
 
     def observe(self, frames: FrameBatch) -> FlowBatch:
         """Count packets into flows; return the flows that ended on the way."""
-        # A packet can end one flow by eviction or age; all others that end were live before.
-        numbers, names = out = _room(len(self) + 2 * len(frames))
+        # Whatever ends was live before, or was begun here, and a packet begins at most one.
+        numbers, names = out = _room(len(self) + len(frames))
         count = observe(
             self._table.arrays(), self._flows, self._clock, self._idle_ns, self._active_ns,
             (frames.at_ns, frames.key_hi, frames.key_lo, frames.peer_hi, frames.peer_lo,
@@ -98,7 +102,7 @@ class FlowTable:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a snapshot, under any seed."""
+        """Go on from a snapshot, under any seed, in a table at least as large."""
         placed = self._table.restore(state["keys"])
         kept = placed >= 0
         for column, saved in zip(self._flows, state["flows"], strict=True):

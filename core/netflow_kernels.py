@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.community import icmp_answer
-from core.kernels import Tuple, A2_i8, A2_u8, A_i4, A_i8, A_u1, A_u8, b1, i8, kernel, none, u8
+from core.kernels import A2_i8, A2_u8, A_i4, A_i8, A_u1, A_u8, Tuple, b1, i8, kernel, none, u8
 from core.keytable import TABLE, find_or_insert, oldest, remove
 
 WORDS = 5
@@ -33,31 +33,34 @@ FRAMES_T = Tuple((
 _ICMP, _ICMPV6 = 1, 58
 
 
-@kernel(b1(u8, u8, i8, u8, u8, i8, i8, i8, A_u8))
+@kernel(none(u8, u8, i8, u8, u8, i8, i8, i8, A_u8))
 def _probe(
     src_hi: Any, src_lo: Any, sport: Any, dst_hi: Any, dst_lo: Any, dport: Any, proto: Any,
     ethertype: Any, probe: Any,
-) -> Any:  # fmt: skip
-    """Write the key of a packet's flow, alike for both directions; say whether ends were swapped.
+) -> None:  # fmt: skip
+    """Write the key of a packet's flow, alike for both directions.
 
-    An ICMP request and its answer share a flow, as they share a Community ID.
+    An ICMP request and its answer share a flow; other ICMP messages are one-way, and their ends
+    are not exchanged: just as in the Community ID, or one flow would have packets of two ids.
     """
+    one_way = False
     if proto in (_ICMP, _ICMPV6):
         answer = icmp_answer(proto, sport)
-        if answer >= 0:
+        one_way = answer < 0
+        if not one_way:
             dport = answer
     swap = src_hi > dst_hi or (
         src_hi == dst_hi and (src_lo > dst_lo or (src_lo == dst_lo and sport > dport))
     )
-    if swap:
+    if swap and not one_way:
         src_hi, src_lo, dst_hi, dst_lo = dst_hi, dst_lo, src_hi, src_lo
         sport, dport = dport, sport
     probe[0] = src_hi
     probe[1] = src_lo
     probe[2] = dst_hi
     probe[3] = dst_lo
-    probe[4] = np.uint64((sport << 40) | (dport << 24) | (ethertype << 8)) ^ np.uint64(proto + 1)
-    return swap
+    # Fields of 16, 16, 16 and 9 bits, because without IP the protocol is -1.
+    probe[4] = np.uint64((sport << 41) | (dport << 25) | (ethertype << 9) | (proto + 1))
 
 
 @kernel(i8(FLOWS_T, i8, i8, FLOWS_T, i8))
@@ -75,30 +78,35 @@ def _emit(flows: Any, slot: Any, end: Any, out: Any, count: Any) -> Any:
 def _expire(table: Any, flows: Any, now: Any, idle_ns: Any, out: Any, count: Any) -> Any:
     """End the flows that have been silent; return the new number of rows."""
     slot = oldest(table)
-    while slot >= 0 and flows[0][slot, LAST_NS] + idle_ns <= now:
+    while slot >= 0 and now - flows[0][slot, LAST_NS] >= idle_ns:
         count = _emit(flows, slot, END_IDLE, out, count)
         remove(table, slot)
         slot = oldest(table)
     return count
 
 
-@kernel(none(FLOWS_T, i8, i8, FRAMES_T, i8))
-def _begin(flows: Any, slot: Any, now: Any, frames: Any, i: Any) -> None:
-    """Begin a flow with packet `i` as its first."""
+@kernel(none(FLOWS_T, i8, i8, FRAMES_T, i8, b1))
+def _begin(flows: Any, slot: Any, now: Any, frames: Any, i: Any, fresh: Any) -> None:
+    """Begin a flow, or the next part of one, with packet `i` as its first.
+
+    The parts of a flow have the same source, whoever sends the first packet of each.
+    """
     numbers, names = flows
-    for j in range(NUMBERS):
+    for j in range(PACKETS, FLAGS_BACK + 1):
         numbers[slot, j] = 0
     numbers[slot, FIRST_NS] = now
+    numbers[slot, ORDINAL] = frames[12][i]
+    names[slot, SOURCE] = frames[11][i]
+    if not fresh:
+        return
     numbers[slot, PROTO] = frames[5][i]
     numbers[slot, SPORT] = frames[6][i]
     numbers[slot, DPORT] = frames[7][i]
     numbers[slot, ETHERTYPE] = frames[8][i]
-    numbers[slot, ORDINAL] = frames[12][i]
     names[slot, SRC_HI] = frames[1][i]
     names[slot, SRC_LO] = frames[2][i]
     names[slot, DST_HI] = frames[3][i]
     names[slot, DST_LO] = frames[4][i]
-    names[slot, SOURCE] = frames[11][i]
 
 
 @kernel(i8(TABLE, FLOWS_T, A_i8, i8, i8, FRAMES_T, A_u8, FLOWS_T))
@@ -126,16 +134,17 @@ def observe(
         slot, evicted, fresh = find_or_insert(table, probe)
         if evicted:
             count = _emit(flows, slot, END_EVICTED, out, count)
-        if not fresh and numbers[slot, FIRST_NS] + active_ns <= now:
+        old = not fresh and now - numbers[slot, FIRST_NS] >= active_ns
+        if old:
             count = _emit(flows, slot, END_ACTIVE, out, count)
-            fresh = True
-        if fresh:
-            _begin(flows, slot, now, frames, i)
+        if fresh or old:
+            _begin(flows, slot, now, frames, i, fresh)
         numbers[slot, LAST_NS] = now
+        # Ports tell the ends of a host that talks to itself apart; of ICMP, the types do.
         back = (
             names[slot, SRC_HI] != src_hi[i]
             or names[slot, SRC_LO] != src_lo[i]
-            or (numbers[slot, SPORT] != sport[i] and proto[i] not in (_ICMP, _ICMPV6))
+            or numbers[slot, SPORT] != sport[i]
         )
         if back:
             numbers[slot, PACKETS_BACK] += 1

@@ -27,9 +27,11 @@ from core.netflow_kernels import (
     FLAGS,
     FLAGS_BACK,
     LAST_NS,
+    ORDINAL,
     PACKETS,
     PACKETS_BACK,
     PROTO,
+    SOURCE,
     SPORT,
     SRC_HI,
     SRC_LO,
@@ -67,10 +69,15 @@ _F_PROTO, _F_ETHERTYPE = _text(',"proto":'), _text(',"ethertype":')
 _F_PACKETS, _F_BYTES = _text(',"packets":'), _text(',"bytes":')
 _F_PACKETS_BACK, _F_BYTES_BACK = _text(',"packets_back":'), _text(',"bytes_back":')
 _F_FLAGS, _F_FLAGS_BACK = _text(',"tcp_flags":'), _text(',"tcp_flags_back":')
-_F_FIRST, _F_LAST, _F_END = _text(',"first":'), _text(',"last":'), _text(',"end":"')
+_F_FIRST, _F_LAST, _F_END = _text(',"first_ns":'), _text(',"last_ns":'), _text(',"end":"')
+_F_SOURCE = _text(',"source":"')
 _IDLE, _ACTIVE = _text('idle"}'), _text('active"}')
 _EVICTED, _INPUT = _text('evicted"}'), _text('input_end"}')
-_R_REASON, _R_SOURCE, _R_ORDINAL = _text('{"reason":"'), _text('","source":"'), _text('","ordinal":')
+_R_REASON, _R_SOURCE, _R_ORDINAL = (
+    _text('{"reason":"'),
+    _text('","source":"'),
+    _text('","ordinal":'),
+)
 _R_LINKTYPE, _R_WIRE = _text(',"linktype":'), _text(',"wire_bytes":')
 _R_PACKET, _R_END = _text(',"packet":"'), _text('"}')
 
@@ -86,7 +93,7 @@ def _id_bytes(hi: Any, lo: Any, out: Any) -> None:
         out[8 + i] = np.uint8((lo >> shift) & np.uint64(0xFF))
 
 
-@kernel(none(A_u1, A_u8, A_u8, A_u4, A_i8, A_i4, A_i8, A_u1, A_i8, A_u1, A_i8))
+@kernel(none(A_u1, A_u8, A_u8, A_u4, A_i8, A_i4, A_i8, A_u1, A_i8, A_u1, A_i8), allocates=True)
 def write_telemetry(
     arena: Any, key_hi: Any, key_lo: Any, seq: Any, body: Any, body_len: Any, at_ns: Any,
     values: Any, value_end: Any, keys: Any, key_end: Any,
@@ -134,9 +141,9 @@ def _flow_ports(out: Any, at: Any, numbers: Any, i: Any) -> Any:
     return at
 
 
-@kernel(i8(A_u1, i8, A2_i8, i8))
-def _flow_sums(out: Any, at: Any, numbers: Any, i: Any) -> Any:
-    """Write what was counted in both directions, then how much of it came back."""
+@kernel(i8(A_u1, i8, A2_i8, i8, u8))
+def _flow_sums(out: Any, at: Any, numbers: Any, i: Any, source: Any) -> Any:
+    """Write what was counted in both directions, how much of it came back, when, and where from."""
     at = write_literal(out, at, _F_PACKETS)
     at = write_decimal(out, at, numbers[i, PACKETS] + numbers[i, PACKETS_BACK])
     at = write_literal(out, at, _F_BYTES)
@@ -153,7 +160,11 @@ def _flow_sums(out: Any, at: Any, numbers: Any, i: Any) -> Any:
     at = write_literal(out, at, _F_FIRST)
     at = write_decimal(out, at, numbers[i, FIRST_NS])
     at = write_literal(out, at, _F_LAST)
-    return write_decimal(out, at, numbers[i, LAST_NS])
+    at = write_decimal(out, at, numbers[i, LAST_NS])
+    at = write_literal(out, at, _F_SOURCE)
+    at = write_hex_u64(out, at, source)
+    at = write_literal(out, at, _R_ORDINAL)
+    return write_decimal(out, at, numbers[i, ORDINAL])
 
 
 @kernel(i8(A_u1, i8, A2_i8, A2_u8, i8, b1))
@@ -197,10 +208,9 @@ def write_flows(
         if is_ip:
             key_at = write_copy(keys, key_at, values, begin + _F_ID.size, COMMUNITY_ID_BYTES)
         else:
-            # A MAC is 17 bytes; an ARP sender's address at most 15: both fit the key's room.
             key_at = write_address(keys, key_at, names[i, SRC_HI], names[i, SRC_LO])
         key_end[i] = key_at
-        at = _flow_sums(values, at, numbers, i)
+        at = _flow_sums(values, at, numbers, i, names[i, SOURCE])
         at = write_literal(values, at, _F_END)
         end = numbers[i, END]
         if end == END_IDLE:

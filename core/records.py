@@ -19,16 +19,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.batches import FrameBatch, PacketBatch, RecordBatch
+from core.community import COMMUNITY_ID_BYTES
 from core.netflow_kernels import LAST_NS, ORDINAL, SOURCE
 from core.reasons import FIRST_MALFORMED, Reason
 from core.record_kernels import (
     FLOW_BYTES_MAX,
+    ID_LEN,
     REJECT_BYTES_MAX,
     TELEMETRY_BYTES_MAX,
     write_flows,
     write_rejects,
     write_telemetry,
 )
+from core.text_out import ADDRESS_BYTES_MAX
 from core.topics import FLOWS, TELEMETRY
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 
     from core.netflow import FlowBatch
 
-KEY_BYTES_MAX = 30
+KEY_BYTES_MAX = max(COMMUNITY_ID_BYTES, ADDRESS_BYTES_MAX)
+"""Of flows and rejected packets; the longest reason has 16 letters."""
 _REASON_NAMES = [Reason(i).name.lower() if i in list(Reason) else "" for i in range(256)]
 _NAMES = np.frombuffer("".join(_REASON_NAMES).encode(), np.uint8).copy()
 _NAME_END = np.cumsum([len(name) for name in _REASON_NAMES]).astype(np.int64)
@@ -53,7 +57,7 @@ def telemetry(frames: FrameBatch) -> RecordBatch:
     """
     count = len(frames)
     values = np.empty(TELEMETRY_BYTES_MAX * count + int(frames.body_len.sum()), np.uint8)
-    keys = np.empty(16 * count, np.uint8)
+    keys = np.empty(ID_LEN * count, np.uint8)
     value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
     write_telemetry(
         frames.arena, frames.key_hi, frames.key_lo, frames.seq, frames.body, frames.body_len,
@@ -73,7 +77,7 @@ def telemetry(frames: FrameBatch) -> RecordBatch:
 
 
 def flows(ended: FlowBatch) -> RecordBatch:
-    """Encode ended flows, keyed by Community ID (or by source MAC where there is no IP).
+    """Encode ended flows, keyed by Community ID, or by source where there is no IP.
 
     Args:
         ended: Flows in the order in which they ended.
@@ -135,5 +139,3 @@ def rejects(packets: PacketBatch, reason: NDArray[np.uint8], topic: str) -> Reco
         ordinal=bad.ordinal,
         seq=np.zeros(count, np.uint32),
     )
-
-

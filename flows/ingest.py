@@ -1,6 +1,7 @@
 """The ingest graph: captured packets to records, on one screen.
 
-    source → decode → frame ─┬→ dam ─┬→ features → score → findings ─┐
+                  controls ──┐
+    source → decode → frame ─┼→ dam ─┬→ features → score → findings ─┐
                              │       └→ telemetry or flows ──────────┼→ sink
                              └→ dead letters ────────────────────────┘
 
@@ -23,15 +24,25 @@ if TYPE_CHECKING:
     from flows.run import Run
 
 
-def build(run: Run) -> Dataflow:
-    """Wire the graph of one run."""
+def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
+    """Wire the graph of one run.
+
+    Args:
+        run: What its steps share.
+        controls: Where commands come from, if from anywhere; must end when `run.stopping` is set,
+            and so must a replay's when there are no more packets, or the run goes on.
+    """
     flow = Dataflow("penstock_ingest")
     packets = op.input("source", flow, run.source())
     decoded = op.map("decode", packets, steps.decode)
     arrivals = op.flat_map("frame", decoded, steps.frame(run))
     rejects = op.filter_map_value("dead_letters", arrivals, lambda a: a.rejects)
 
-    passages = op.stateful_batch("dam", arrivals, partial(steps.DamStep, run))
+    judged: KeyedStream[Arrivals | Retune] = arrivals
+    if controls is not None:
+        commands = op.input("controls", flow, controls)
+        judged = op.merge("commands", arrivals, op.flat_map("all", commands, to_all))
+    passages = op.stateful_batch("dam", judged, partial(DamStep, run))
     rows = op.stateful_batch("features", passages, partial(steps.FeatureStep, run))
     scored = op.stateful_batch("score", rows, partial(steps.ScoreStep, run))
     findings = op.filter_map_value("findings", scored, lambda s: s.findings)
@@ -48,29 +59,9 @@ def build(run: Run) -> Dataflow:
     return flow
 
 
-def _from_environment() -> Dataflow:
-    """Build the graph for `bytewax.run`, which offers no hook before or after."""
-    from connectors.metrics import publish, serve
-    from connectors.settings import load
-    from connectors.signals import stop_on_signals
-    from core.errors import PenstockError, UsageError
-    from flows.run import Run
-
-    try:
-        settings = load().settings
-        if settings.run.scores:
-            raise UsageError("run.scores: scores are written by `penstock replay` only; unset it")
-        run = Run(settings, notify=lambda line: print(line, file=sys.stderr))
-        stop_on_signals(run.stopping)
-        publish(run.ledger)
-        serve(settings.metrics.host, settings.metrics.port)
-        return build(run)
-    except PenstockError as error:
-        print(f"penstock: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
 def __getattr__(name: str) -> Dataflow:
     if name == "flow":
-        return _from_environment()
+        from flows.hosted import flow_from_environment
+
+        return flow_from_environment()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,6 @@ import pickle
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -29,19 +28,18 @@ from connectors.clock import monotonic_ns
 from connectors.metrics import STAGE_SECONDS
 from connectors.scores import ScoreBatch
 from core import findings, records, topics
-from core.dam import Dam
 from core.frame import device_frames, host_frames
 from core.headers import decode_headers
 from core.netflow import FlowTable
-from core.reasons import DROPS, IGNORED, MALFORMED, REASONS
+from core.reasons import REASONS
 from core.shards import split
+from flows.items import Arrivals, Decoded, Passage, Scored
 from models.features import RowBatch, WindowFeatures
 from models.judge import Judge
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from core.batches import FrameBatch, HeaderBatch, PacketBatch, RecordBatch
+    from core.batches import PacketBatch, RecordBatch
+    from core.controls import Retune
     from flows.run import Run
 
 V = TypeVar("V")
@@ -50,50 +48,21 @@ W = TypeVar("W")
 _pages = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Packets with their headers."""
-
-    packets: PacketBatch
-    headers: HeaderBatch
-
-
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """What one batch of packets means for one shard.
-
-    Attributes:
-        frames: Frames of the shard's keys.
-        reasons: `(REASONS,) int64`; packets by reason, for one shard of each batch only.
-        rejects: Malformed packets as records, likewise.
-    """
-
-    frames: FrameBatch
-    reasons: NDArray[np.int64]
-    rejects: RecordBatch | None
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What the dam made of arrivals: all of them with their marks, and those now released."""
-
-    arrivals: FrameBatch
-    marks: NDArray[np.uint8]
-    released: FrameBatch | None
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What the model made of rows."""
-
-    findings: RecordBatch | None
-    scores: ScoreBatch
-
-
 def decode(packets: PacketBatch) -> Decoded:
     """Read the headers of a batch."""
     with STAGE_SECONDS.labels("decode").time():
         return Decoded(packets, decode_headers(packets))
+
+
+def shard_name(shard: int) -> str:
+    """Return the key under which a shard's items flow; as sinks name their parts."""
+    return f"{shard:04d}"
+
+
+def to_every_shard(run: Run) -> Callable[[Retune], Iterable[tuple[str, Retune]]]:
+    """Return the step that sends a command to each shard."""
+    names = [shard_name(shard) for shard in range(run.settings.run.shards)]
+    return lambda command: [(name, command) for name in names]
 
 
 def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
@@ -113,12 +82,11 @@ def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
                 reason, frames = host_frames(packets, headers)
             counts = np.bincount(reason, minlength=REASONS)
             rejects = records.rejects(packets, reason, dead_letters)
-            parts = split(frames, shards) or [(0, frames)]
-            return [
-                (f"{shard:04d}", Arrivals(part, nothing, None) if n else
-                 Arrivals(part, counts, rejects))
-                for n, (shard, part) in enumerate(parts)
-            ]  # fmt: skip
+            parts = dict(split(frames, shards))
+            # What is no frame has no key; it is always the first shard's, whoever else is there.
+            first = Arrivals(parts.pop(0, frames.take(slice(0, 0))), counts, rejects)
+            others = [(shard, Arrivals(part, nothing, None)) for shard, part in parts.items()]
+            return [(shard_name(shard), each) for shard, each in [(0, first), *others]]
 
     return step
 
@@ -182,81 +150,6 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
 
     def _count(self) -> None:
         self.run.ledger.write(self._page, self.totals())
-
-
-class DamStep(Step[Arrivals, Passage]):
-    """Rate-limits the frames of a shard, and keeps the account of its packets."""
-
-    name = "dam"
-
-    def build(self) -> None:
-        """Make the dam, if it is on."""
-        s = self.run.settings.dam
-        self._reasons = np.zeros(REASONS, np.int64)
-        self._dam: Dam | None = None
-        self._passed = self._passed_bytes = 0
-        if self.run.settings.dam_is_on:
-            self._dam = Dam(
-                rate_hz=s.rate_hz, burst=s.burst, queue_len_max=s.queue_len_max,
-                queue_bytes_max=s.queue_bytes_max, device_rate_hz=s.device_rate_hz,
-                device_burst=s.device_burst,
-                devices_max=s.devices_max if s.device_rate_hz else 1, seed=self.run.seed,
-            )  # fmt: skip
-
-    def take(self, value: Arrivals) -> Iterable[Passage]:
-        """Judge arrivals."""
-        self._reasons += value.reasons
-        frames = value.frames
-        if self._dam is None:
-            self._passed += len(frames)
-            self._passed_bytes += int(frames.size.sum())
-            return [Passage(frames, np.zeros(len(frames), np.uint8), frames)]
-        judged = self._dam.arrive(frames)
-        return [Passage(frames, judged.marks, judged.released)]
-
-    def end(self) -> Iterable[Passage]:
-        """Release what is queued."""
-        if self._dam is None:
-            return []
-        released = self._dam.drain().released
-        if released is None:
-            return []
-        return [Passage(released.take(slice(0, 0)), np.zeros(0, np.uint8), released)]
-
-    def state(self) -> Any:
-        """Return the dam and the account."""
-        dam = self._dam.snapshot() if self._dam is not None else None
-        return dam, self._reasons, self._passed, self._passed_bytes
-
-    def restore(self, state: Any) -> None:
-        """Go on from a snapshot."""
-        saved, self._reasons, self._passed, self._passed_bytes = state
-        if self._dam is not None:
-            self._dam.restore(saved)
-
-    def totals(self) -> dict[str, int]:
-        """Return the account of packets and frames."""
-        counts = {f"ignored.{r.name.lower()}": int(self._reasons[r]) for r in IGNORED}
-        counts |= {f"malformed.{r.name.lower()}": int(self._reasons[r]) for r in MALFORMED}
-        if self._dam is None:
-            return counts | {
-                "frames": self._passed,
-                "passed": self._passed,
-                "passed_bytes": self._passed_bytes,
-            }
-        dam, account = self._dam, self._dam.counts
-        counts |= {f"dropped.{d.name.lower()}": int(account.dropped[d]) for d in DROPS}
-        return counts | {
-            "frames": account.arrived,
-            "passed": account.passed,
-            "passed_bytes": account.passed_bytes,
-            "queued": account.queued,
-            "queue_depth": dam.depth,
-            "queue_bytes": dam.depth_bytes,
-            "queued_max": dam.depth_max,
-            "tokens": int(dam.tokens),
-            "rate_hz": dam.rate_hz,
-        }
 
 
 class FeatureStep(Step[Passage, RowBatch]):

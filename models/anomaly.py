@@ -15,6 +15,7 @@ Source: Gaussian scoring as `river.anomaly.GaussianScorer`, its mean and varianc
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,9 +25,13 @@ from core.errors import SettingError
 from models.anomaly_kernels import BINS, profile_many, tail_many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
+
+
+RIVER = ("HalfSpaceTrees", "LODA", "LocalOutlierFactor", "OneClassSVM")
+"""Detectors of `river.anomaly` that score a row by itself."""
 
 
 class Detector(Protocol):
@@ -73,14 +78,14 @@ class GaussianDetector(AnomalyDetector):
         self.moments = np.zeros((3, len(self.names)))
         self.rows = 0
 
-    def _row(self, x: dict[str, Any]) -> NDArray[np.float64]:
+    def _row(self, x: dict[Hashable, Any]) -> NDArray[np.float64]:
         return np.array([[float(x.get(name, np.nan)) for name in self.names]])
 
-    def learn_one(self, x: dict[str, Any]) -> None:
+    def learn_one(self, x: dict[Hashable, Any]) -> None:
         """Learn one row, given as feature name → value; absent means unknown."""
         self.learn_many(self._row(x))
 
-    def score_one(self, x: dict[str, Any]) -> float:
+    def score_one(self, x: dict[Hashable, Any]) -> float:
         """Return the score of one row, 0 … ∞; NaN while warming."""
         return float(self.score_many(self._row(x))[0])
 
@@ -129,7 +134,7 @@ class RiverDetector:
         from river import anomaly, compose, preprocessing
 
         kind = getattr(anomaly, name)
-        options = {"seed": seed} if "seed" in kind._get_params_from_signature() else {}
+        options = {"seed": seed} if "seed" in signature(kind).parameters else {}
         self.model = compose.Pipeline(preprocessing.MinMaxScaler(), kind(**options))
         self.profile = GaussianDetector(names, warm_rows)
 
@@ -167,18 +172,11 @@ def make_detector(name: str, names: Sequence[str], warm_rows: int, seed: int) ->
     """
     if name == "gaussian":
         return GaussianDetector(names, warm_rows)
-    from river import anomaly
-
-    known = [n for n in RIVER if hasattr(anomaly, n)]
-    if name not in known:
+    if name not in RIVER:
         raise SettingError(
-            f"anomaly.detector: {name!r} is unknown; want one of: gaussian, {', '.join(known)}"
+            f"anomaly.detector: {name!r} is unknown; want one of: gaussian, {', '.join(RIVER)}"
         )
     return RiverDetector(name, names, warm_rows, seed)
-
-
-RIVER = ("HalfSpaceTrees", "LODA", "LocalOutlierFactor", "OneClassSVM")
-"""Detectors of `river.anomaly` that score a row by itself."""
 
 
 class TailCalibration:
@@ -197,7 +195,8 @@ class TailCalibration:
             group_end: `(g,) int64`; where each group ends; a group is judged by those before it.
 
         Returns:
-            `(m,) float64` in 0 … 1: the share of earlier scores at least as high, counting this one.
+            `(m,) float64` in 0 … 1: the share of earlier scores at least as high, to the width of
+            a bin (9 %), this one counted among them.
         """
         tails = np.empty(scores.size)
         tail_many(scores, group_end, self.bins, tails)

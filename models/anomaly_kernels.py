@@ -83,7 +83,7 @@ def _bin(score: Any) -> Any:
     return int(max(0.0, min(float(BINS - 1), octave * _BINS_PER_OCTAVE)))
 
 
-@kernel(none(A_f8, A_i8, A_f8, A_f8))
+@kernel(none(A_f8, A_i8, A_f8, A_f8), allocates=True)
 def tail_many(scores: Any, group_end: Any, bins: Any, tails: Any) -> None:
     """Give each score the share of earlier ones at least as high, group by group."""
     above = np.zeros(BINS + 1)

@@ -21,6 +21,7 @@ et al. (1990), over 64 bits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,20 @@ NAMES = (
 """Columns of a row: logarithms (`log1p`) of packets/s, bytes, bytes, µs, µs, hosts, ports; then the
 change of `rate` and `size_mean` against the key's own past (EWMA, α = 0.1)."""
 
-POPULATION_NAMES = ("keys", "new_keys")
-"""Columns of a group: `log1p` of the keys in the window, and of those never seen before."""
+UNITS = (
+    "packets/s", "bytes", "bytes", "µs", "µs", "hosts", "ports", "times its own past",
+    "times its own past",
+)  # fmt: skip
+"""Units of `natural(j, value)`."""
+
+POPULATION_NAMES = ("keys", "new_keys", "growth")
+"""Columns of a group: `log1p` of the keys in the window, of those not remembered, and of the share
+by which these made the keys remembered more; the last is NaN while none are."""
+
+
+def natural(column: int, value: float) -> float:
+    """Return the value of a feature, which is a logarithm, in its unit."""
+    return math.exp(value) if NAMES[column].endswith("_shift") else math.expm1(value)
 
 
 @dataclass(slots=True)
@@ -78,7 +91,7 @@ class RowBatch:
         source: `(m,) uint64`, ordinal: `(m,) int64`; its first packet's file and number in it.
         group_end: `(g,) int64`; where in the rows each group ends.
         window_ns: `(g,) int64`; when the window of each group began, ns since the epoch.
-        population: `(g, 2) float64`; columns `POPULATION_NAMES`.
+        population: `(g, 3) float64`; columns `POPULATION_NAMES`.
         packet_index: `(k,) int64`; packets of these rows, by number in the replay (when tracked).
         packet_row: `(k,) int64`; the row of each, as an index into this batch.
     """
@@ -162,8 +175,7 @@ class WindowFeatures:
         first = int(self._scalars[CLOSED])
         out = self._room(int(self._scalars[OPEN]), 1)
         sizes = np.zeros(2, np.int64)
-        close(self._table.arrays(), self._slots, self._open, self._scalars, self._window_ns, out,
-              sizes)  # fmt: skip
+        close(self._slots, self._open, self._scalars, self._window_ns, out, sizes)
         return self._rows(out, sizes, first)
 
     @staticmethod
@@ -218,21 +230,21 @@ class WindowFeatures:
         return {
             "keys": self._table.snapshot(),
             "slot_of": slots,
-            "slots": tuple(column[slots].copy() for column in self._slots),
+            "slots": tuple(column[slots] for column in self._slots),
             "open": tuple(column[:rows].copy() for column in self._open),
             "scalars": self._scalars.copy(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a snapshot, under any seed."""
+        """Go on from a snapshot, under any seed, of windows of the same settings."""
         placed = self._table.restore(state["keys"])
-        kept = placed >= 0
         for column, saved in zip(self._slots, state["slots"], strict=True):
-            column[placed[kept]] = saved[kept]
+            column[placed] = saved
         for column, saved in zip(self._open, state["open"], strict=True):
             column[: len(saved)] = saved
         self._scalars[:] = state["scalars"]
-        # Open rows name their key's slot, which may be another one now, or none.
-        renamed = dict(zip(state["slot_of"].tolist(), placed.tolist(), strict=True))
-        for row in self._open[1][: int(self._scalars[OPEN])]:
-            row[SLOT] = renamed.get(int(row[SLOT]), -1)
+        # Open rows name their key's slot, which may be another one now.
+        renamed = np.zeros(self._table.capacity, np.int64)
+        renamed[state["slot_of"]] = placed
+        rows = self._open[1][: int(self._scalars[OPEN])]
+        rows[:, SLOT] = renamed[rows[:, SLOT]]

@@ -2,18 +2,24 @@
 
 Laws:
 
-1. A finding needs two things: a tail probability of at most `threshold`, and one feature at least
-   `DISTANCE_MIN` standard deviations from its mean, so that quiet traffic, which also has a
-   highest score, is left alone.
-2. A key is reported when it becomes anomalous, not again in each window it stays so.
-3. At most `findings_per_window_max` findings a window; the rest is counted, not written.
+1. A finding about a key needs two things: a tail probability of at most `threshold`, and one
+   feature at least `DISTANCE_MIN` standard deviations from its mean, so that quiet traffic, which
+   also has a highest score, is left alone. No score can be that rare before `1 / threshold` rows
+   were scored, so there is no such finding earlier.
+2. An episode is told once. It begins with a finding, and ends when the key was calm, all features
+   within `DISTANCE_CALM`, in `CALM_ROWS` rows in a row, or said nothing for `EPISODE_IDLE_NS`.
+3. At most `findings_per_window_max` findings a window; the rest is counted, not written, and is
+   told in a later window if it lasts.
+4. The population as a whole is judged beside the keys: a herd of new devices makes none of them
+   strange, but their number is. It is told when the keys remembered grow by `HERD_GROWTH_MIN` in
+   one window, `DISTANCE_MIN` beyond what they used to grow by.
 
-The population as a whole is judged beside the keys: a herd of new devices makes none of them
-strange, but their number is.
+Nothing here depends on how rows were cut into batches.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +28,8 @@ import numpy as np
 from core.findings import Evidence, Finding
 from core.host import key_text
 from models.anomaly import Detector, GaussianDetector, TailCalibration, make_detector
-from models.features import NAMES, POPULATION_NAMES
+from models.features import NAMES, POPULATION_NAMES, UNITS, natural
+from models.window_kernels import GROWTH, NEW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,14 +38,21 @@ if TYPE_CHECKING:
     from models.features import RowBatch
 
 DISTANCE_MIN = 6.0
+DISTANCE_CALM = 3.0
+CALM_ROWS = 3
+EPISODE_IDLE_NS = 300_000_000_000
+EPISODES_MAX = 16_384
+"""Keys remembered as being in an episode; beyond that the one seen longest ago is forgotten."""
 EVIDENCE_MAX = 3
+
 HERD_KEYS_MIN = 20
 """Fewer new keys than this in one window are no herd, however unusual."""
-HERD_WARM_WINDOWS = 3
-QUIET_NS = 2_000_000_000
-"""A key that was not anomalous for this long is told again when it becomes so."""
-FLAGGED_MAX = 65_536
-"""Keys remembered as being anomalous right now."""
+HERD_GROWTH_MIN = 0.5
+HERD_IDLE_NS = 5_000_000_000
+"""New keys that keep coming with shorter pauses than this are one herd."""
+DISCOVERY_WINDOWS = 3
+"""While the keys that were there all along are met for the first time, growth means nothing."""
+HERD_WARM_WINDOWS = 6
 
 
 @dataclass(slots=True)
@@ -47,7 +61,7 @@ class Judgement:
 
     Attributes:
         scores: `(m,) float64`; NaN while warming or unscored.
-        findings: What is to be told, in the order of the rows.
+        findings: What is to be told: of keys in the order of the rows, then of the population.
         suppressed: Findings left out by law 3.
     """
 
@@ -57,58 +71,81 @@ class Judgement:
 
 
 class Judge:
-    """The detectors of one shard and what they have flagged."""
+    """The detectors of one shard and the episodes that go on.
+
+    Args:
+        settings: See `AnomalySettings`.
+        is_device: Whether keys are device ids rather than addresses.
+
+    Raises:
+        SettingError: There is no such detector.
+    """
 
     def __init__(self, settings: AnomalySettings, *, is_device: bool) -> None:
-        """Make the detectors that the settings name.
-
-        Args:
-            settings: See `AnomalySettings`.
-            is_device: Whether keys are device ids rather than addresses.
-
-        Raises:
-            SettingError: There is no such detector.
-        """
         self._settings, self._is_device = settings, is_device
         self._detector: Detector = make_detector(
             settings.detector, NAMES, settings.warm_rows, settings.seed
         )
-        self._population = GaussianDetector(POPULATION_NAMES, HERD_WARM_WINDOWS)
         self._calibration = TailCalibration()
-        self._flagged: dict[tuple[int, int], int] = {}
+        # Key → the window of its last row that was not calm, and how many calm ones followed.
+        self._episodes: dict[tuple[int, int], tuple[int, int]] = {}
+        self._told = (-1, 0)  # a window, and the findings told of it
+        self._population = _Population()
 
     def judge(self, rows: RowBatch) -> Judgement:
         """Score rows, learn them, and say what is to be told."""
         scores, distances = self._detector.score_learn_many(rows.features, rows.group_end)
         tails = self._calibration.tail_many(scores, rows.group_end)
-        judgement = Judgement(scores)
         # fmax, unlike max, passes over what is unknown; a NaN tail compares as false.
-        strong = np.fmax.reduce(np.abs(distances), axis=1, initial=0.0) >= DISTANCE_MIN
-        hot = np.flatnonzero(strong & (tails <= self._settings.threshold))
-        group_of = np.searchsorted(rows.group_end, hot, side="right")
-        told: dict[int, int] = {}
-        pending = [(int(g), int(i)) for g, i in zip(group_of, hot, strict=True)]
-        for group, row in pending:
-            window = int(rows.window_ns[group])
-            if self._is_new(rows, row, window):
-                told[group] = told.get(group, 0) + 1
-                if told[group] > self._settings.findings_per_window_max:
-                    judgement.suppressed += 1
-                    continue
-                judgement.findings.append(
-                    self._finding(rows, row, scores[row], tails[row], distances[row])
-                )
-        judgement.findings.extend(self._herds(rows))
+        strongest = np.fmax.reduce(np.abs(distances), axis=1, initial=0.0)
+        hot = (strongest >= DISTANCE_MIN) & (tails <= self._settings.threshold)
+        judgement = Judgement(scores)
+        for row, window in self._concerned(rows, hot):
+            key = (int(rows.key_hi[row]), int(rows.key_lo[row]))
+            if not self._is_new(key, window, bool(hot[row]), float(strongest[row])):
+                continue
+            told = self._told[1] if self._told[0] == window else 0
+            if told == self._settings.findings_per_window_max:
+                judgement.suppressed += 1
+                continue
+            self._told = (window, told + 1)
+            self._note(key, window, 0)
+            judgement.findings.append(
+                self._finding(rows, row, scores[row], tails[row], distances[row])
+            )
+        for group, tail, score, distance in self._population.judge(rows):
+            judgement.findings.append(self._herd(rows, group, tail, score, distance))
         return judgement
 
-    def _is_new(self, rows: RowBatch, row: int, window: int) -> bool:
-        """Tell whether a key was not anomalous in the window before; law 2."""
-        key = (int(rows.key_hi[row]), int(rows.key_lo[row]))
-        before = self._flagged.pop(key, None)
-        self._flagged[key] = window
-        if len(self._flagged) > FLAGGED_MAX:
-            self._flagged.pop(next(iter(self._flagged)))
-        return before is None or before < window - QUIET_NS
+    def _concerned(self, rows: RowBatch, hot: NDArray[np.bool_]) -> list[tuple[int, int]]:
+        """Return row and window of everything hot, and of every key in an episode."""
+        low = np.fromiter((k[1] for k in self._episodes), np.uint64, len(self._episodes))
+        watched = np.concatenate([low, rows.key_lo[hot]])
+        if watched.size == 0:
+            return []
+        chosen = np.flatnonzero(np.isin(rows.key_lo, watched))
+        window = rows.window_ns[np.searchsorted(rows.group_end, chosen, side="right")]
+        return list(zip(chosen.tolist(), window.tolist(), strict=True))
+
+    def _is_new(self, key: tuple[int, int], window: int, hot: bool, strongest: float) -> bool:
+        """Follow the episode of a key, if any, by one row; tell whether one is to begin (law 2)."""
+        known = self._episodes.get(key)
+        if known is None or window - known[0] > EPISODE_IDLE_NS:
+            self._episodes.pop(key, None)
+            return hot
+        if hot or strongest > DISTANCE_CALM:
+            self._note(key, window, 0)
+        elif known[1] + 1 == CALM_ROWS:
+            del self._episodes[key]
+        else:
+            self._note(key, known[0], known[1] + 1)
+        return False
+
+    def _note(self, key: tuple[int, int], window: int, calm: int) -> None:
+        self._episodes.pop(key, None)
+        self._episodes[key] = (window, calm)
+        if len(self._episodes) > EPISODES_MAX:
+            del self._episodes[next(iter(self._episodes))]
 
     def _finding(
         self, rows: RowBatch, row: int, score: float, tail: float, distance: NDArray[np.float64]
@@ -117,17 +154,19 @@ class Judge:
         evidence = tuple(
             Evidence(
                 feature=NAMES[j],
-                value=round(float(rows.features[row, j]), 4),
+                value=round(natural(j, float(rows.features[row, j])), 3),
+                unit=UNITS[j],
                 distance=round(float(distance[j]), 2),
             )
             for j in order.tolist()
             if np.isfinite(distance[j])
         )
         key = key_text(int(rows.key_hi[row]), int(rows.key_lo[row]), is_device=self._is_device)
-        strongest = evidence[0]
+        first = evidence[0]
         return Finding(
             rule="anomalous_key",
-            title=f"{key}: {strongest.feature} is {strongest.distance:+.1f} σ from normal",
+            title=f"{key}: {first.feature} is {first.value:g} {first.unit}, "
+            f"{first.distance:+.1f} σ from normal",
             key=key,
             is_device=self._is_device,
             source=int(rows.source[row]),
@@ -140,54 +179,95 @@ class Judge:
             evidence=evidence,
         )
 
-    def _herds(self, rows: RowBatch) -> list[Finding]:
-        """Judge each window's number of new keys against the windows before it."""
-        ends = np.arange(1, len(rows.group_end) + 1)
-        scores, distances = self._population.score_learn_many(rows.population, ends)
-        found = []
-        least = np.log1p(HERD_KEYS_MIN)
-        for g in np.flatnonzero(np.isfinite(scores) & (rows.population[:, 1] >= least)).tolist():
-            distance = float(distances[g, 1])
-            if not distance >= DISTANCE_MIN:
-                continue
-            begin = int(rows.group_end[g - 1]) if g else 0
-            last = int(rows.group_end[g]) - 1
-            count = round(float(np.expm1(rows.population[g, 1])))
-            new = Evidence(
-                feature="new_keys",
-                value=round(float(rows.population[g, 1]), 4),
-                distance=round(distance, 2),
-            )
-            found.append(
-                Finding(
-                    rule="thundering_herd",
-                    title=f"{count} keys never seen before within one window",
-                    key="*",
-                    is_device=self._is_device,
-                    source=int(rows.source[begin]),
-                    ordinal=int(rows.ordinal[begin]),
-                    first_ns=int(rows.first_ns[begin]),
-                    last_ns=int(rows.last_ns[begin : last + 1].max()),
-                    packets=int(rows.count[begin : last + 1].sum()),
-                    score=round(float(scores[g]), 4),
-                    tail=0.0,
-                    evidence=(new,),
-                )
-            )
-        return found
+    def _herd(
+        self, rows: RowBatch, group: int, tail: float, score: float, distance: float
+    ) -> Finding:
+        begin = int(rows.group_end[group - 1]) if group else 0
+        members = slice(begin, int(rows.group_end[group]))
+        count = round(math.expm1(rows.population[group, NEW]))
+        growth = Evidence(
+            feature=POPULATION_NAMES[GROWTH],
+            value=round(100.0 * math.expm1(rows.population[group, GROWTH]), 1),
+            unit="% more keys",
+            distance=round(distance, 2),
+        )
+        return Finding(
+            rule="thundering_herd",
+            title=f"{count} keys never seen before within one window",
+            key="*",
+            is_device=self._is_device,
+            source=int(rows.source[begin]),
+            ordinal=int(rows.ordinal[begin]),
+            first_ns=int(rows.first_ns[members].min()),
+            last_ns=int(rows.last_ns[members].max()),
+            packets=int(rows.count[members].sum()),
+            score=round(score, 4),
+            tail=tail,
+            evidence=(growth,),
+        )
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the models and flags themselves: whoever keeps them must copy or pickle them."""
+        """Return the models and episodes themselves: whoever keeps them must pickle them."""
         return {
             "detector": self._detector,
-            "population": self._population,
             "calibration": self._calibration,
-            "flagged": self._flagged,
+            "episodes": self._episodes,
+            "told": self._told,
+            "population": self._population,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot."""
         self._detector = state["detector"]
-        self._population = state["population"]
         self._calibration = state["calibration"]
-        self._flagged = state["flagged"]
+        self._episodes = state["episodes"]
+        self._told = state["told"]
+        self._population = state["population"]
+
+
+class _Population:
+    """How fast the keys remembered used to grow, and the herd that is going on, if any."""
+
+    def __init__(self) -> None:
+        self._growth = GaussianDetector(("growth",), HERD_WARM_WINDOWS)
+        self._calibration = TailCalibration()
+        self._groups = 0
+        self._herd_ns: int | None = None
+
+    def judge(self, rows: RowBatch) -> list[tuple[int, float, float, float]]:
+        """Return group, tail, score and distance of each herd that begins.
+
+        The windows of a herd are not learnt, or the next one would seem normal.
+        """
+        growth = rows.population[:, [GROWTH]]
+        growth[: max(DISCOVERY_WINDOWS - self._groups, 0)] = np.nan
+        self._groups += len(growth)
+        large = (rows.population[:, NEW] >= math.log1p(HERD_KEYS_MIN)) & (
+            growth[:, 0] >= math.log1p(HERD_GROWTH_MIN)
+        )
+        found = []
+        begin = 0
+        for group in np.flatnonzero(large).tolist():
+            self._take(growth[begin:group])
+            scores, distances = self._growth.score_learn_many(growth[group : group + 1], _NO_GROUP)
+            score, distance = float(scores[0]), float(distances[0, 0])
+            window = int(rows.window_ns[group])
+            if score == score and distance >= DISTANCE_MIN:
+                if self._herd_ns is None or window - self._herd_ns > HERD_IDLE_NS:
+                    tail = float(self._calibration.tail_many(scores, np.array([1]))[0])
+                    found.append((group, tail, score, distance))
+                self._herd_ns = window
+            else:
+                self._take(growth[group : group + 1])
+            begin = group + 1
+        self._take(growth[begin:])
+        return found
+
+    def _take(self, growth: NDArray[np.float64]) -> None:
+        """Learn the growth of ordinary windows."""
+        each = np.arange(1, len(growth) + 1)
+        scores, _ = self._growth.score_learn_many(growth, each)
+        self._calibration.tail_many(scores, each)
+
+
+_NO_GROUP = np.zeros(0, np.int64)

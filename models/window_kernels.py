@@ -13,28 +13,31 @@ from typing import Any
 import numpy as np
 
 from core.kernels import (
-    Tuple,
-    f8,
     A2_f8,
     A2_i8,
     A2_u8,
     A_i4,
     A_i8,
     A_u8,
+    Tuple,
+    f8,
     i8,
     kernel,
     mix,
     none,
     u8,
 )
-from core.keytable import TABLE, find_or_insert_pair, oldest, remove
+from core.keytable import LIVE, TABLE, find_or_insert_pair, oldest, remove
 
-FEATURES, POPULATION = 9, 2
+FEATURES = 9
+# Of the population: logarithms of keys and of keys never seen before, and its growth.
+KEYS, NEW, GROWTH = 0, 1, 2
+POPULATION = 3
 
 # Scalars of a shard: the latest time seen, the window it is in (-1: none), rows open now, rows
-# closed so far, keys first seen in this window.
-NOW, WINDOW, OPEN, CLOSED, NEW_KEYS = 0, 1, 2, 3, 4
-SCALARS = 5
+# closed so far, keys first seen in this window, keys remembered when it began.
+NOW, WINDOW, OPEN, CLOSED, NEW_KEYS, KNOWN = 0, 1, 2, 3, 4, 5
+SCALARS = 6
 
 # Sums of an open row: sizes, squared sizes, gaps in µs, squared gaps, number of gaps.
 SIZE, SIZE2, GAP, GAP2, GAPS = 0, 1, 2, 3, 4
@@ -78,7 +81,7 @@ def _spread(total: Any, squares: Any, count: Any) -> Any:
 
 @kernel(none(OPEN_T, i8, i8, A2_f8, A2_f8, i8))
 def _row(open_rows: Any, r: Any, window_ns: Any, history: Any, features: Any, at: Any) -> None:
-    """Write the features of open row `r`, whose key's history is row `slot` or unknown (-1)."""
+    """Write the features of open row `r`, and take it into the history of its key."""
     sums, counts, tags = open_rows
     packets = float(counts[r, PACKETS])
     rate = math.log1p(packets * 1e9 / window_ns)
@@ -96,8 +99,6 @@ def _row(open_rows: Any, r: Any, window_ns: Any, history: Any, features: Any, at
     features[at, 7] = np.nan
     features[at, 8] = np.nan
     slot = counts[r, SLOT]
-    if slot < 0:
-        return
     seen = history[slot, WINDOWS]
     if seen >= WINDOWS_MIN:
         features[at, 7] = rate - history[slot, RATE_EWMA]
@@ -108,37 +109,34 @@ def _row(open_rows: Any, r: Any, window_ns: Any, history: Any, features: Any, at
     history[slot, WINDOWS] = seen + 1.0
 
 
-@kernel(none(TABLE, SLOTS_T, OPEN_T, A_i8, i8, OUT_T, A_i8))
-def close(
-    table: Any, slots: Any, open_rows: Any, scalars: Any, window_ns: Any, out: Any, sizes: Any
-) -> None:
-    """Close every open row as one group; `sizes` counts the rows and groups written to `out`."""
+@kernel(none(SLOTS_T, OPEN_T, A_i8, i8, OUT_T, A_i8))
+def close(slots: Any, open_rows: Any, scalars: Any, window_ns: Any, out: Any, sizes: Any) -> None:
+    """Close every open row as one group; `sizes` counts the rows and groups written to `out`.
+
+    The key of an open row still has its slot: it was touched after the rows before were closed,
+    and only as many touched since then as the table has slots could have pushed it out.
+    """
     rows = scalars[OPEN]
     if rows == 0:
         return
     features, out_counts, out_tags, group_end, group_window, population = out
     counts, tags = open_rows[1], open_rows[2]
     for r in range(rows):
-        slot = counts[r, SLOT]
-        # The slot may have gone to another key since; then this row's history is gone too.
-        if slot >= 0 and (
-            table[0][slot, 0] != tags[r, KEY_HI] or table[0][slot, 1] != tags[r, KEY_LO]
-        ):
-            counts[r, SLOT] = -1
         at = sizes[0] + r
         _row(open_rows, r, window_ns, slots[2], features, at)
         for i in range(COUNTS):
             out_counts[at, i] = counts[r, i]
         for i in range(TAGS):
             out_tags[at, i] = tags[r, i]
-        if counts[r, SLOT] >= 0:
-            slots[0][counts[r, SLOT]] = -1
+        slots[0][counts[r, SLOT]] = -1
     group = sizes[1]
     sizes[0] += rows
     group_end[group] = sizes[0]
     group_window[group] = scalars[WINDOW]
-    population[group, 0] = math.log1p(float(rows))
-    population[group, 1] = math.log1p(float(scalars[NEW_KEYS]))
+    new, known = float(scalars[NEW_KEYS]), float(scalars[KNOWN])
+    population[group, KEYS] = math.log1p(float(rows))
+    population[group, NEW] = math.log1p(new)
+    population[group, GROWTH] = math.log1p(new / known) if known > 0.0 else np.nan
     sizes[1] += 1
     scalars[CLOSED] += rows
     scalars[OPEN] = 0
@@ -146,9 +144,7 @@ def close(
 
 
 @kernel(i8(TABLE, SLOTS_T, OPEN_T, A_i8, u8, u8))
-def _open_row(
-    table: Any, slots: Any, open_rows: Any, scalars: Any, hi: Any, lo: Any
-) -> Any:
+def _open_row(table: Any, slots: Any, open_rows: Any, scalars: Any, hi: Any, lo: Any) -> Any:
     """Return the open row of a key in the current window, opening one if need be."""
     slot_window, slot_row, history, slot_last = slots
     slot, _, fresh = find_or_insert_pair(table, hi, lo)
@@ -192,12 +188,13 @@ def arrive(
         scalars[NOW] = now
         window = now // window_ns
         if window != scalars[WINDOW] or scalars[OPEN] == counts.shape[0]:
-            close(table, slots, open_rows, scalars, window_ns, out, sizes)
+            close(slots, open_rows, scalars, window_ns, out, sizes)
             scalars[WINDOW] = window
             slot = oldest(table)
-            while slot >= 0 and slots[3][slot] + idle_ns <= now:
+            while slot >= 0 and now - slots[3][slot] >= idle_ns:
                 remove(table, slot)
                 slot = oldest(table)
+            scalars[KNOWN] = table[3][LIVE]
         r = _open_row(table, slots, open_rows, scalars, key_hi[i], key_lo[i])
         slot = counts[r, SLOT]
         last = slots[3][slot]

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bytewax.operators as op
@@ -24,7 +25,6 @@ from core.errors import SettingError, SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from connectors.formats import Format
 
@@ -94,6 +94,12 @@ def names(folder: Path) -> list[str]:
     return sorted(str(p) for p in found if len(p.parts) > 1)
 
 
+def descriptors() -> dict[int, str]:
+    """What this process holds open."""
+    links = [(int(p.name), p) for p in Path("/proc/self/fd").iterdir()]
+    return {fd: str(p.readlink()) for fd, p in links if p.is_symlink()}
+
+
 def lines(folder: Path) -> Counter[bytes]:
     return Counter(line for p in folder.rglob("*.jsonl") for line in p.read_bytes().splitlines())
 
@@ -148,10 +154,10 @@ def test_files_appear_when_the_epoch_closes(tmp_path: Path) -> None:
 def test_one_open_file_a_topic(tmp_path: Path) -> None:
     """However often files rotate within an epoch, a part holds one descriptor a topic."""
     part = FilesPart(files_sink(tmp_path, rotate_rows=1), "0000", None)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     for _ in range(50):
         part.write_batch([records("a", [b"1"]), records("b", [b"2"])])
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    assert len(descriptors()) <= before + 2
     part.close()
 
 
@@ -315,11 +321,8 @@ def test_a_failing_clean_up_does_not_hide_the_error(tmp_path: Path) -> None:
     part = FilesPart(files_sink(tmp_path), "0000", None)
     part.write_batch([records("t", [b"1"])])
     # The descriptor is gone and so is the file: writing, closing and removing all fail.
-    descriptors = {
-        p: p.readlink() for p in (tmp_path / "/proc/self/fd").iterdir() if p.is_symlink()
-    }
     torn = tmp_path / "t" / ".0000-00000001.jsonl.tmp"
-    os.close(next(int(p.name) for p, target in descriptors.items() if target == torn))
+    os.close(next(fd for fd, target in descriptors().items() if target == str(torn)))
     torn.unlink()
     with pytest.raises(SinkError, match=r"Bad file descriptor; check the disk"):
         part.write_batch([records("t", [b"2"])])

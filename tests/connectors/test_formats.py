@@ -73,7 +73,7 @@ def test_line_breaks_outside_strings_become_spaces() -> None:
     st.integers(0, 40),
 )
 def test_no_offsets_lead_outside_the_arrays(arena: bytes, ends: list[int], room: int) -> None:
-    """Whatever the ends say, a line ends for each of them and nothing is read or written outside."""
+    """Whatever the ends say, each ends a line, and nothing outside is read or written."""
     guarded = np.full(room + 8, 0x7E, np.uint8)
     values = np.frombuffer(arena, np.uint8).copy()
     size = join_lines(values, np.array(ends, np.int64), guarded[:room])

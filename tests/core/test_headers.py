@@ -333,4 +333,4 @@ def test_icmp_and_other_transports() -> None:
         holds(wire(packet / b"\x00\x07\x00\x09rest"), 228, proto=proto, sport=7, dport=9)
         holds(wire(packet / b"\x00\x07\x00"), 228, proto=proto, sport=0, dport=0)
     holds(wire(IP(src=V4_A, dst=V4_B, proto=47) / BODY), 228, proto=47, sport=0, bytes=BODY)
-    assert reason(wire(FOUR / ICMP())[:27], 228) == Reason.ICMP_HEADER
+    assert reason(wire(FOUR / ICMP())[:23], 228) == Reason.ICMP_HEADER

@@ -38,7 +38,7 @@ from scapy.layers.l2 import (
     Loopback,
 )
 from scapy.layers.sctp import SCTP
-from scapy.packet import NoPayload, Packet, Padding
+from scapy.packet import NoPayload, Packet, Padding, Raw
 from scapy.utils import RawPcapReader
 
 from core.batches import PacketBatch
@@ -253,8 +253,9 @@ def of_transport(row: Row, below: Any, *, looked_into: bool) -> Row:
     wanted = {6: TCP, 17: UDP, 1: ICMP, 58: _ICMPv6}.get(row.proto)
     if not looked_into:
         return row
-    if row.proto == 58 and row.fragment and len(row.payload) >= 8:
-        # Of a first fragment scapy does not dissect ICMPv6, but hands over its bytes.
+    if row.proto in (1, 58) and isinstance(layer, Raw) and len(row.payload) >= 4:
+        # ICMP of fewer than 8 bytes, and ICMPv6 of a first fragment, scapy hands over as bytes.
+        assert len(row.payload) < 8 or (row.proto == 58 and row.fragment)
         return row._replace(sport=row.payload[0], dport=row.payload[1])
     if wanted and not isinstance(layer, wanted):
         return Row(rejected=f"{wanted.__name__.strip('_')[:4].rstrip('v')}_HEADER")

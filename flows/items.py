@@ -1,0 +1,64 @@
+"""Items: what flows between the steps of the graph.
+
+Law: an item is a batch for one shard, or a command to one shard; it is never changed after it was
+handed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from connectors.scores import ScoreBatch
+    from core.batches import FrameBatch, HeaderBatch, PacketBatch, RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Packets with their headers."""
+
+    packets: PacketBatch
+    headers: HeaderBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What one batch of packets means for one shard.
+
+    Attributes:
+        frames: Frames of the shard's keys.
+        reasons: `(REASONS,) int64`; packets by reason, for the first shard only.
+        rejects: Malformed packets as records, likewise.
+    """
+
+    frames: FrameBatch
+    reasons: NDArray[np.int64]
+    rejects: RecordBatch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What the dam made of arrivals: all of them with their marks, and those now released.
+
+    Attributes:
+        arrivals: Every arrival once, in order; what models learn from, so that a throttled flood
+            is still seen.
+        marks: `(len(arrivals),) uint8`; `core.reasons.Drop` of each.
+        released: Frames to deliver now, some of which may have arrived earlier.
+    """
+
+    arrivals: FrameBatch
+    marks: NDArray[np.uint8]
+    released: FrameBatch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the model made of rows."""
+
+    findings: RecordBatch | None
+    scores: ScoreBatch

@@ -1,0 +1,54 @@
+"""How long a user waits: for `--help`, and for the first packet with kernels cached and not.
+
+    python -m tests.bench.bench_startup
+
+The baseline, measured in the same run, is `python -c pass`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from connectors.clock import monotonic_ns
+from tests.bench import traffic
+
+REPEATS = 1 if os.environ.get("PENSTOCK_TEST_SMOKE") == "1" else 5
+
+
+def seconds(*arguments: str, cache: str) -> float:
+    """Return how long a command takes from start to end."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    begun = monotonic_ns()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
+    return (monotonic_ns() - begun) * 1e-9
+
+
+def main() -> None:
+    """Measure and print JSON; a replay of one packet ends right after its first packet."""
+    with tempfile.TemporaryDirectory() as folder:
+        capture = Path(folder) / "one.pcap"
+        traffic.unique_sources(1, capture)
+        one = ("-m", "flows.cli", "replay", str(capture), "--by", "host", "--json")
+        cold = [seconds(*one, cache=f"{folder}/cold{i}") for i in range(min(REPEATS, 3))]
+        warm = [seconds(*one, cache=f"{folder}/cold0") for _ in range(REPEATS)]
+        usage = [seconds("-m", "flows.cli", "--help", cache=folder) for _ in range(REPEATS)]
+        plain = [seconds("-c", "pass", cache=folder) for _ in range(REPEATS)]
+    medians = {
+        "baseline_python_s": plain,
+        "help_s": usage,
+        "replay_one_packet_warm_s": warm,
+        "replay_one_packet_cold_s": cold,
+    }
+    result = {name: round(statistics.median(values), 3) for name, values in medians.items()}
+    result["help_ratio_to_baseline"] = round(result["help_s"] / result["baseline_python_s"], 1)
+    print(json.dumps({"cores": os.cpu_count(), "repeats": REPEATS, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The kernel decorator, its cache, and the small kernels everybody uses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.kernels import be16, be32, be_word, mix
+
+MASK = (1 << 64) - 1
+
+
+def finaliser(x: int) -> int:
+    """Compute MurmurHash3's 64-bit finaliser in plain integers."""
+    x ^= x >> 33
+    x = x * 0xFF51AFD7ED558CCD & MASK
+    x ^= x >> 33
+    x = x * 0xC4CEB9FE1A85EC53 & MASK
+    return x ^ (x >> 33)
+
+
+@given(st.integers(0, MASK))
+def test_mix_is_the_murmur_finaliser(x: int) -> None:
+    """The hash finaliser wraps as 64-bit arithmetic does."""
+    assert int(mix(np.uint64(x))) == finaliser(x)
+
+
+@given(st.binary(min_size=8, max_size=8), st.integers(0, 8))
+def test_words_are_big_endian(raw: bytes, size: int) -> None:
+    """Integers are read in network order."""
+    buf = np.frombuffer(bytearray(raw), np.uint8)
+    assert be16(buf, 0) == int.from_bytes(raw[:2], "big")
+    assert be32(buf, 4) == int.from_bytes(raw[4:], "big")
+    assert int(be_word(buf, 0, size)) == int.from_bytes(raw[:size], "big")
+
+
+PROBE = """
+import numpy as np
+from core import kernels
+compiled = []
+kernels.on_compile.append(compiled.append)
+from core import shards
+print(len(compiled), kernels.numba.config.CACHE_DIR)
+"""
+
+
+def probe(**environment: str) -> tuple[int, str]:
+    """Import kernels in a fresh process; return how many were compiled, and the cache folder."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "HOME")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROBE],
+        check=True, capture_output=True, text=True, env=inherited | environment,
+    )  # fmt: skip
+    count, _, folder = done.stdout.strip().partition(" ")
+    return int(count), folder
+
+
+def test_a_second_import_compiles_nothing(tmp_path: Path) -> None:
+    """Kernels are compiled once, and told of; afterwards they come from the cache."""
+    first, folder = probe(NUMBA_CACHE_DIR=str(tmp_path))
+    second, same = probe(NUMBA_CACHE_DIR=str(tmp_path))
+    assert first > 0
+    assert second == 0
+    assert folder == same
+    assert Path(folder).parent == tmp_path
+
+
+def test_cache_lies_in_the_home_folder(tmp_path: Path) -> None:
+    """Without a setting the cache is the user's own."""
+    _, folder = probe(HOME=str(tmp_path))
+    assert Path(folder).parent == tmp_path / ".cache" / "penstock"
+
+
+def test_cache_falls_back_when_home_cannot_be_written(tmp_path: Path) -> None:
+    """A home that is no folder leaves the temporary one."""
+    (tmp_path / "home").write_text("a file")
+    (tmp_path / "tmp").mkdir()
+    _, folder = probe(HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
+    assert Path(folder).is_relative_to(tmp_path / "tmp")
