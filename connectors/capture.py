@@ -17,28 +17,32 @@ Source: Bytewax, "Custom connectors", `FixedPartitionedSource`.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.capture_files import Listing, list_captures
 from connectors.capture_reader import Mark, Reader
 from connectors.clock import monotonic_ns
-from core.errors import SourceError
+from core.config import plain
+from core.errors import PenstockError, SourceError, UsageError
+from core.pace import Pace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from connectors.ledger import Ledger
     from core.batches import PacketBatch
     from core.config import CaptureSettings
-    from connectors.ledger import Ledger
 
 PART = "captures"
 PAGE = "source"
 WAIT_S = 0.05
 """How long the worker waits for the reader before other steps get their turn."""
-PACED_WAIT_S = 0.002
 PACED_BATCH_LEN = 1024
 
 
@@ -58,7 +62,7 @@ class Position:
 
     digest: str
     files: tuple[tuple[str, tuple[int, int, int]], ...]
-    mark: Mark = Mark()
+    mark: Mark = field(default_factory=Mark)
     skip: int = 0
     packets: int = 0
     wire_bytes: int = 0
@@ -76,6 +80,7 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
         digest: Identifies the settings that shape results; a resume under others is refused.
         stopping: Set by a signal; ends the source as the end of the files would.
         notify: Called with one line about each file that is skipped or damaged.
+        recovers: Whether positions are saved; pipes are refused then.
     """
 
     paths: tuple[str, ...]
@@ -84,6 +89,7 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
     digest: str
     stopping: threading.Event
     notify: Callable[[str], None]
+    recovers: bool = False
 
     def list_parts(self) -> list[str]:
         """Return the one part; see law 1."""
@@ -94,28 +100,56 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
     ) -> CapturePartition:
         """Open the list of captures, at its beginning or where a snapshot left off."""
         del step_id, for_part
-        listing = list_captures(self.paths, self.settings.packet_bytes_max)
+        listing = list_captures(self.paths, self.settings.packet_bytes_max, self.stopping)
         for path, reason in listing.unreadable.items():
-            self.notify(f"{path}: {reason}; skipped")
-        if resume_state is not None:
-            self._check_resume(listing, resume_state)
-        elif listing.passed_over:
-            self.notify(f"{listing.passed_over} other files in the folders given are no captures")
-        return CapturePartition(self, listing, resume_state)
+            self.notify(f"{plain(path)}: {reason}; skipped")
+        try:
+            if self.recovers or resume_state is not None:
+                _refuse_pipes(listing)
+            if resume_state is not None:
+                self._check_resume(listing, resume_state)
+            elif listing.passed_over:
+                self.notify(f"{listing.passed_over} other files in the folders are no captures")
+            return CapturePartition(self, listing, resume_state)
+        except PenstockError:
+            for file in listing.files:
+                if file.stream is not None:
+                    file.stream.close()
+            raise
 
     def _check_resume(self, listing: Listing, position: Position) -> None:
         """Refuse to go on in anything but the files and settings the snapshot was taken with."""
         cure = "give another --recovery folder, or remove this one to start over"
         if position.digest != self.digest:
             raise SourceError(f"the recovery folder was written with other settings; {cure}")
-        now = {f.path: f.fingerprint for f in listing.files}
+        files = _identities(listing)
+        if files == position.files:
+            return
+        now = dict(files)
         for path, fingerprint in position.files:
             if now.get(path) != fingerprint:
                 what = "has changed" if path in now else "is missing or unreadable"
-                raise SourceError(f"{path}: {what} since the recovery folder was written; {cure}")
-        added = set(now) - {path for path, _ in position.files}
-        if added:
-            raise SourceError(f"{min(added)}: is not part of the recovered replay; {cure}")
+                raise SourceError(
+                    f"{plain(path)}: {what} since the recovery folder was written; {cure}"
+                )
+        # All are there: one was added, or is named more or less often than it was.
+        more = Counter(path for path, _ in files)
+        more.subtract(path for path, _ in position.files)
+        path = min(path for path, count in more.items() if count)
+        raise SourceError(f"{plain(path)}: is not part of the recovered replay; {cure}")
+
+
+def _identities(listing: Listing) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    return tuple((f.path, f.fingerprint) for f in listing.files)
+
+
+def _refuse_pipes(listing: Listing) -> None:
+    for file in listing.files:
+        if file.stream is not None:
+            raise UsageError(
+                f"{plain(file.path)}: a pipe cannot be read again, so a replay of it cannot be "
+                "resumed; name a file instead, or leave out --recovery"
+            )
 
 
 class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
@@ -126,17 +160,19 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         self._source = source
         self._unreadable = len(listing.unreadable)
         self._bytes_all = sum(max(0, f.fingerprint[0]) for f in listing.files)
-        files = tuple((f.path, f.fingerprint) for f in listing.files)
-        self._at = resume or Position(source.digest, files)
+        self._at = resume or Position(source.digest, _identities(listing))
         self._resumed = self._at.packets
         self._skip = self._at.skip
         self._batch: PacketBatch | None = None
         self._after = self._at.mark
-        self._first_ns, self._begun_ns = -1, 0
+        self._pace = Pace(source.settings.speed)
+        self._due_ns: NDArray[np.int64] | None = None
         length = source.settings.batch_len
         if source.settings.speed:
             length = min(length, PACED_BATCH_LEN)
-        self._reader = Reader(listing.files, source.settings, self._at.mark, length)
+        self._reader = Reader(
+            listing.files, source.settings, self._at.mark, length, source.stopping
+        )
         self._report()
 
     def next_batch(self) -> list[PacketBatch]:
@@ -148,14 +184,16 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         batch = self._batch
         if batch is None:
             return []
+        due = len(batch)
         if self._source.settings.speed:
             due = self._due(batch)
             if due == 0:
-                self._source.stopping.wait(PACED_WAIT_S)
                 return []
-            head, rest = batch.take(slice(0, due)), batch.take(slice(due, None))
-        else:
-            head, rest = batch, batch.take(slice(0, 0))
+        return [self._hand_on(batch, due)]
+
+    def _hand_on(self, batch: PacketBatch, count: int) -> PacketBatch:
+        """Take packets off the head of the batch in hand, and move the position behind them."""
+        head, rest = batch.take(slice(0, count)), batch.take(slice(count, None))
         self._batch = rest if len(rest) else None
         head = replace(head, index=self._at.packets)
         self._at = replace(
@@ -167,7 +205,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
             caplen_bytes=self._at.caplen_bytes + int(head.caplen.sum()),
         )
         self._report()
-        return [head]
+        return head
 
     def _take(self) -> PacketBatch | None:
         """Take one item from the reader; raise what it could not do, or the end."""
@@ -193,13 +231,16 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         return batch
 
     def _due(self, batch: PacketBatch) -> int:
-        """Return how many packets at the head of a batch are due at the speed asked for."""
-        now = monotonic_ns()
-        times = np.maximum.accumulate(batch.at_ns)
-        if self._first_ns < 0:
-            self._first_ns, self._begun_ns = int(times[0]), now
-        passed_ns = (now - self._begun_ns) * self._source.settings.speed
-        return int(np.searchsorted(times - self._first_ns, passed_ns, side="right"))
+        """Return how many packets of the batch in hand are due; wait a little when none is."""
+        if self._due_ns is None:
+            self._due_ns = self._pace.schedule(batch.at_ns, self._after.file)
+        due_ns = self._due_ns[-len(batch) :]
+        count, wait_ns = self._pace.due(due_ns, monotonic_ns())
+        if count == 0:
+            self._source.stopping.wait(min(WAIT_S, wait_ns * 1e-9))
+        elif count == len(batch):
+            self._due_ns = None
+        return count
 
     def _report(self) -> None:
         mark = self._at.mark
@@ -213,7 +254,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
                 "filtered": mark.filtered,
                 "files_read": mark.read,
                 "files_truncated": mark.truncated,
-                "files_unreadable": self._unreadable,
+                "files_unreadable": self._unreadable + mark.unreadable,
                 "file_bytes": mark.at_byte,
                 "file_bytes_all": self._bytes_all,
             },

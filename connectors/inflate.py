@@ -30,14 +30,15 @@ class Inflater:
 
     Args:
         take: Returns at most that many further bytes of gzip, at least one; none at the end.
+        head: Bytes of gzip already taken.
     """
 
-    def __init__(self, take: Callable[[int], bytes]) -> None:
+    def __init__(self, take: Callable[[int], bytes], head: bytes = b"") -> None:
         self._take = take
         self._z = zlib.decompressobj(_GZIP)
-        self._input = b""
+        self._input = head
         self._stride = TAKE_BYTES
-        self._between = self._full = False
+        self._full = False
         self._damage = ""
 
     def read(self, count: int) -> bytes:
@@ -53,11 +54,13 @@ class Inflater:
             SourceError: What follows cannot be inflated; every later call raises it again.
         """
         while not self._damage:
-            if self._z.eof and not self._next_member():
-                return b""
+            if self._z.eof:
+                if not self._next_member():
+                    return b""
+                continue
             if not self._input and not self._full:
                 self._input = self._take(TAKE_BYTES)
-                if not self._input and not self._damage:
+                if not self._input:
                     self._damage = "ends inside its gzip data"
                     break
             data = self._inflate(count)

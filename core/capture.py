@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PCAP_HEADER_LEN = 24
+HEAD_LEN = 28
+"""Bytes `sniff` needs to tell what a file is."""
 BLOCK_BYTES_MAX = 16 << 20
 """Largest pcapng block accepted: a longer one is damage, not data."""
 INTERFACES_MAX = 65_536
@@ -120,7 +122,7 @@ def sniff(head: bytes) -> CaptureState | str:
     """Tell what kind of capture file begins with these bytes.
 
     Args:
-        head: At least the first 28 bytes of the file, or all of it when it is shorter.
+        head: At least the first `HEAD_LEN` bytes of the file, or all of it when it is shorter.
 
     Returns:
         The state a decoder starts from, or a sentence that says why it is no capture file.
@@ -131,7 +133,7 @@ def sniff(head: bytes) -> CaptureState | str:
         return f"{len(head)} bytes are too few for a capture file"
     magic = int.from_bytes(head[:4], "big")
     if magic == SECTION:
-        if len(head) < 28:
+        if len(head) < HEAD_LEN:
             return "the file ends inside its pcapng section header"
         if head[8:12] not in (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a"):
             return "its pcapng section header has no valid byte-order magic"
@@ -177,6 +179,13 @@ class CaptureDecoder:
         for i, row in enumerate(self._rows):
             self._table[i] = row
         self._result = np.zeros(3, np.int64)
+
+    @property
+    def linktypes(self) -> frozenset[int]:
+        """Link types of the file, or of the interfaces of its current section."""
+        if not self.state.pcapng:
+            return frozenset([self.state.linktype])
+        return frozenset(row[0] for row in self._rows)
 
     def decode(self, buf: NDArray[np.uint8], at: int, end: int, out: Packets) -> tuple[Status, int]:
         """Decode packets from `buf[at:end]` into `out`, after those it already holds.

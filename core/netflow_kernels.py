@@ -60,7 +60,9 @@ def _probe(
     probe[2] = dst_hi
     probe[3] = dst_lo
     # Fields of 16, 16, 16 and 9 bits, because without IP the protocol is -1.
-    probe[4] = np.uint64((sport << 41) | (dport << 25) | (ethertype << 9) | (proto + 1))
+    probe[4] = np.uint64(
+        (int(sport) << 41) | (int(dport) << 25) | (int(ethertype) << 9) | (int(proto) + 1)
+    )
 
 
 @kernel(i8(FLOWS_T, i8, i8, FLOWS_T, i8))

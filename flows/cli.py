@@ -12,16 +12,23 @@ Laws:
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.errors import PenstockError
+from core.errors import PenstockError, RunError, UsageError
+from flows.console import put, say
 
 if TYPE_CHECKING:
-    from core.config import Layer
+    from core.config import Layer, Settings
+    from flows.replay import Progress
     from flows.summary import Summary
+
+# Typer may carry a copy of click inside itself: the base of its errors has no public name.
+_TYPED_WRONG: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="penstock",
@@ -29,22 +36,40 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing what renders it takes longer than all the rest
 )
-config_app = typer.Typer(help="Show or check settings.", no_args_is_help=True)
+config_app = typer.Typer(
+    help="Show or check settings.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(config_app, name="config")
-
-
-def say(line: str) -> None:
-    """Print one line for the user on standard error."""
-    print(f"penstock: {line}", file=sys.stderr, flush=True)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"penstock {version('penstock')}")
+        put(f"penstock {version()}")
         raise typer.Exit
+
+
+def version() -> str:
+    """Return the version of this installation, or of the clone this file lies in.
+
+    Raises:
+        RunError: It is neither.
+    """
+    import tomllib
+    from importlib import metadata
+
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    try:  # a clone first: what is installed beside it may be another version
+        about = tomllib.loads(project.read_text())["project"]
+        if about["name"] == "penstock":
+            return str(about["version"])
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        return metadata.version("penstock")
+    except metadata.PackageNotFoundError:
+        raise RunError("the version is unknown: neither installed nor a clone") from None
 
 
 @app.callback()
@@ -93,26 +118,65 @@ def replay(
     _flag(flags, "--scores", "run", "scores", scores)
     _flag(flags, "--strict", "run", "strict", strict or None)
     if speed is not None:
-        _flag(flags, "--speed", "capture", "speed", _number("--speed", speed, "max", 0.0))
-    if rate == "off":
-        flags.append(("--rate", {"dam": {"enabled": False}}))
-    elif rate is not None:
-        number = int(_number("--rate", rate, "off", 0))
-        flags.append(("--rate", {"dam": {"enabled": True, "rate_hz": number}}))
-    summary = run_replay(config, flags, quiet=as_json)
-    show(summary, as_json=as_json)
-    failed = summary.files.unreadable and (strict or not summary.files.read)
-    raise typer.Exit(1 if failed or not summary.files.read else 0)
-
-
-def run_replay(config: str | None, flags: list[Layer], *, quiet: bool) -> Summary:
-    """Load settings and kernels, then replay with a progress bar unless quiet."""
+        flags.append(("--speed", {"capture": {"speed": _speed(speed)}}))
+    if rate is not None:
+        flags.append(("--rate", {"dam": _rate(rate)}))
     from connectors.settings import load
 
     settings = load(config, flags).settings
-    engine = _load_engine()
-    if quiet or not sys.stderr.isatty():
-        return engine.replay(settings, say)
+    summary = carry_out(settings)
+    show(summary, settings.run.sink_folder, as_json=as_json)
+    if not summary.read_anything and not summary.files.unreadable:
+        say("nothing was read: no captures in the paths given")
+    failed = not summary.read_anything or (settings.run.strict and summary.files.unreadable)
+    raise typer.Exit(1 if failed else 0)
+
+
+def run_replay(config: str | None, flags: list[Layer], *, quiet: bool = False) -> Summary:
+    """Load settings and kernels, then replay with a progress bar unless quiet."""
+    from connectors.settings import load
+
+    return carry_out(load(config, flags).settings, quiet=quiet)
+
+
+def carry_out(settings: Settings, *, quiet: bool = False) -> Summary:
+    """Replay with a progress bar on a terminal, unless quiet; say so when kernels are compiled."""
+    from connectors.clock import monotonic_ns
+    from connectors.stderr import engine_held_back
+
+    begun_ns = monotonic_ns()
+    with engine_held_back():
+        with _announcing_compilation() as compiled:
+            from flows.replay import replay as carry
+        with _progress_bar(quiet=quiet) as progress:
+            return carry(settings, say, progress, begun_ns if compiled else None)
+
+
+@contextmanager
+def _announcing_compilation() -> Iterator[list[str]]:
+    """Say once that kernels are compiled, if they are; yield a list that receives their names."""
+    from core import kernels
+
+    compiled: list[str] = []
+
+    def tell(name: str) -> None:
+        if not compiled:
+            say("compiling kernels, once per installation: up to 30 s")
+        compiled.append(name)
+
+    kernels.on_compile.append(tell)
+    try:
+        yield compiled
+    finally:
+        kernels.on_compile.remove(tell)
+
+
+@contextmanager
+def _progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
+    """Show a bar on standard error when that is a terminal; yield what moves it."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -125,38 +189,24 @@ def run_replay(config: str | None, flags: list[Layer], *, quiet: bool) -> Summar
                 task, completed=done, total=total or None, description=f"{packets:,} packets"
             )
 
-        return engine.replay(settings, say, progress)
+        yield progress
 
 
-def _load_engine() -> Any:
-    """Import what runs a flow; say so when kernels have to be compiled first."""
-    from core import kernels
-
-    told: list[str] = []
-
-    def tell(name: str) -> None:
-        if not told:
-            say("compiling kernels, once per installation: up to 30 s")
-        told.append(name)
-
-    kernels.on_compile.append(tell)
-    from flows import replay as engine
-
-    return engine
-
-
-def show(summary: Summary, *, as_json: bool) -> None:
+def show(summary: Summary, folder: str | None = None, *, as_json: bool) -> None:
     """Print a summary on standard output."""
     import msgspec
 
     if as_json:
-        print(msgspec.json.encode(summary).decode())
+        put(msgspec.json.encode(summary).decode())
         return
     from rich.console import Console
 
     from flows.summary import table
 
-    Console().print(table(summary))
+    console = Console()
+    with console.capture() as text:
+        console.print(table(summary, folder))
+    put(text.get().rstrip("\n"))
 
 
 def _flag(flags: list[Layer], flag: str, section: str, name: str, value: object) -> None:
@@ -164,16 +214,27 @@ def _flag(flags: list[Layer], flag: str, section: str, name: str, value: object)
         flags.append((flag, {section: {name: value}}))
 
 
-def _number(flag: str, text: str, word: str, meaning: float) -> float:
-    """Return a number, or what a word stands for."""
-    from core.errors import UsageError
-
-    if text == word:
-        return meaning
+def _speed(text: str) -> float:
+    """Return what `--speed` means to `capture.speed`, where 0 stands for max."""
+    if text == "max":
+        return 0.0
     try:
-        return float(text)
+        speed = float(text)
     except ValueError:
-        raise UsageError(f"{flag}: {text!r} is not a number; give one, or {word}") from None
+        raise UsageError(f"--speed: {text!r} is not a number; give one, or max") from None
+    if speed == 0:
+        raise UsageError("--speed: nothing would be read at 0; give more, or max")
+    return speed
+
+
+def _rate(text: str) -> dict[str, object]:
+    """Return what `--rate` means to the dam."""
+    if text == "off":
+        return {"enabled": False}
+    try:
+        return {"enabled": True, "rate_hz": int(text)}
+    except ValueError:
+        raise UsageError(f"--rate: {text!r} is not a whole number; give one, or off") from None
 
 
 @app.command()
@@ -198,9 +259,9 @@ def simulate(
         out, scenario=scenario, devices=devices, rate_hz=rate, seconds=seconds, seed=seed, port=port
     )
     if as_json:
-        print(msgspec.json.encode(done).decode())
+        put(msgspec.json.encode(done).decode())
     else:
-        print(f"{out}: {done.packets:,} packets of {done.devices:,} devices, {done.bytes:,} bytes")
+        put(f"{out}: {done.packets:,} packets of {done.devices:,} devices, {done.bytes:,} bytes")
 
 
 @config_app.command("show")
@@ -212,7 +273,7 @@ def config_show(
     from core.config import render_toml
 
     loaded = load(file)
-    print(render_toml(loaded.settings, loaded.origins), end="")
+    put(render_toml(loaded.settings, loaded.origins).rstrip("\n"))
 
 
 @config_app.command("check")
@@ -221,16 +282,33 @@ def config_check(file: Annotated[str, typer.Argument(help="TOML file to check.")
     from connectors.settings import load
 
     load(file, env={})
-    print(f"{file}: ok")
+    put(f"{file}: ok")
 
 
 def main() -> None:
     """Run the command line; the entry point `penstock`."""
     try:
-        app()
+        code = app(prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
         say(str(error))
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except _TYPED_WRONG as error:
+        code = _explain(error)
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130  # as shells have it for SIGINT
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Say what was typed wrong, or print the help that stands for a missing command."""
+    context = getattr(error, "ctx", None)
+    text = getattr(error, "format_message", error.__str__)()
+    if "\n" in text:
+        sys.stderr.write(f"{text}\n")
+    else:
+        command = context.command_path if context is not None else "penstock"
+        say(f"{text.rstrip('.')}; see {command} --help")
+    return UsageError.exit_code
 
 
 if __name__ == "__main__":

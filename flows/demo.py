@@ -32,7 +32,8 @@ from rich.text import Text
 from core.errors import PenstockError, SinkError
 from core.scenario import Kind, Traffic
 from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
-from flows.cli import run_replay, say
+from flows.cli import run_replay
+from flows.console import say
 
 if TYPE_CHECKING:
     from core.config import Layer
@@ -41,17 +42,15 @@ if TYPE_CHECKING:
 
 FOLDER = Path("build/demo")
 PORT, SEED = 9999, 1
-DEVICES, RATE_HZ, SECONDS = 200, 1_000.0, 75.0
-"""The herd stands out against some twenty windows before it, and 5 reports a second make a device's
-windows alike enough for its drift to show."""
+DEVICES, RATE_HZ, SECONDS = 300, 1_500.0, 20.0
 
 SETTINGS = """\
 # A dam just wide enough for the steady devices: a herd has to queue, and a flooding device is cut.
 
 [dam]
-rate_hz = 1200        # frames/s of all devices together, on average
-burst = 300           # frames at once
-queue_len_max = 600   # frames that wait for a token; more are dropped
+rate_hz = 1800        # frames/s of all devices together, on average
+burst = 500           # frames at once
+queue_len_max = 1000  # frames that wait for a token; more are dropped
 device_rate_hz = 100  # frames/s of one device
 """
 
@@ -60,7 +59,7 @@ LINES_SHOWN, ROWS_SHOWN = 2, 4
 FINDINGS_SHOWN = 3
 """Findings about nothing that was planted; the others are only counted."""
 WIDE = 110
-"""Columns of a terminal that has room for all the evidence."""
+"""Columns of a terminal that has room for more than the strongest evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,6 @@ def run(folder: Path, out: Console, err: Console) -> Summary:
     _print_capture(out, made, truth)
 
     out.rule("[bold]2  replayed through the graph into files", align="left")
-    settings.write_text(SETTINGS)
     sink = f"files:{records}"
     _print_command(out, f"{penstock} replay {capture} --config {settings} --sink {sink}")
     _compile(err)
@@ -149,7 +147,7 @@ def run(folder: Path, out: Console, err: Console) -> Summary:
 
 
 def fresh(folder: Path) -> Path:
-    """Make a folder free of what a former run left in it.
+    """Make a folder free of what a former run left in it, and put the settings there.
 
     Returns:
         The folder, or a temporary one where it cannot be written.
@@ -163,15 +161,17 @@ def fresh(folder: Path) -> Path:
             (folder / name).unlink(missing_ok=True)
         if (folder / "records").exists():
             shutil.rmtree(folder / "records")
-        (folder / "demo.toml").touch()
+        (folder / "demo.toml").write_text(SETTINGS)
     except OSError:
         try:
-            return Path(tempfile.mkdtemp(prefix="penstock-demo-"))
+            other = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
+            (other / "demo.toml").write_text(SETTINGS)
         except OSError as error:
             raise SinkError(
                 f"{folder}: {error.strerror}; start the demonstration in a folder that can be "
                 "written"
             ) from error
+        return other
     return folder
 
 
@@ -200,12 +200,12 @@ def _compile(err: Console) -> None:
     total = sum(p.read_text().count("\n@kernel(") for p in sources)
     text = "compiling kernels, once per installation: up to 30 s"
     columns = (TextColumn("{task.description}"), BarColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total, visible=False)
 
         def tell(name: str) -> None:
             del name
-            if not err.is_terminal and not bar.tasks[task].completed:
+            if bar.disable and not bar.tasks[task].completed:
                 err.print(text, soft_wrap=True)
             bar.update(task, advance=1, visible=True)
 
@@ -274,15 +274,16 @@ def print_findings(out: Console, found: list[dict[str, Any]], truth: Planted) ->
     table.add_column("at", justify="right", no_wrap=True)
     table.add_column("who", no_wrap=True)
     table.add_column("frames", justify="right", no_wrap=True)
-    table.add_column("how far from normal")
+    table.add_column("evidence, and how far from normal")
     table.add_column("planted as", no_wrap=True)
     others = [f for f in found if _who(f) not in truth.labels]
     shown = [f for f in found if f not in others[FINDINGS_SHOWN:]]
     for finding in shown:
         at_s = (finding["start_time"] - truth.start_ns // 10**6) / 1000
-        features = finding["evidences"][0]["data"]["features"]
-        features = features[: 2 if out.width < WIDE else 3]
-        evidence = ", ".join(f"{f['feature']} {f['distance']:+.1f}σ" for f in features)
+        features = finding["evidences"][0]["data"]["features"][: 1 if out.width < WIDE else 2]
+        evidence = "; ".join(
+            f"{f['feature']} {f['value']:,.4g} {f['unit']}, {f['distance']:+.1f}σ" for f in features
+        )
         label = truth.labels.get(_who(finding), "")
         who = "all together" if _who(finding) == "*" else _who(finding)
         table.add_row(f"{at_s:.1f} s", who, f"{finding['count']:,}", evidence, label,

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,14 @@ from bytewax.dataflow import Dataflow
 
 from connectors.scores import ScoresSink
 from flows import steps
+from flows.dam_step import DamStep
 
 if TYPE_CHECKING:
+    from bytewax.inputs import Source
+    from bytewax.operators import KeyedStream
+
+    from core.controls import Retune
+    from flows.items import Arrivals
     from flows.run import Run
 
 
@@ -41,7 +46,8 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     judged: KeyedStream[Arrivals | Retune] = arrivals
     if controls is not None:
         commands = op.input("controls", flow, controls)
-        judged = op.merge("commands", arrivals, op.flat_map("all", commands, to_all))
+        to_each = steps.to_every_shard(run)
+        judged = op.merge("commands", arrivals, op.flat_map("shards", commands, to_each))
     passages = op.stateful_batch("dam", judged, partial(DamStep, run))
     rows = op.stateful_batch("features", passages, partial(steps.FeatureStep, run))
     scored = op.stateful_batch("score", rows, partial(steps.ScoreStep, run))

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bytewax._bytewax import cli_main, init_db_dir
-from bytewax.recovery import RecoveryConfig
+from bytewax.recovery import (
+    InconsistentPartitionsError,
+    MissingPartitionsError,
+    NoPartitionsError,
+    RecoveryConfig,
+)
 
 from connectors.capture import PAGE
 from connectors.clock import monotonic_ns
@@ -23,16 +29,22 @@ from flows.run import Run
 from flows.summary import Summary, summarise
 
 if TYPE_CHECKING:
+    from bytewax.dataflow import Dataflow
+
     from core.config import Settings
 
 REFRESH_S = 0.1
+_STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
 
 Progress = Callable[[int, int, int], None]
 """Called now and then with bytes of the files consumed, bytes in all, and packets read."""
 
 
 def replay(
-    settings: Settings, notify: Callable[[str], None], progress: Progress | None = None
+    settings: Settings,
+    notify: Callable[[str], None],
+    progress: Progress | None = None,
+    begun_ns: int | None = None,
 ) -> Summary:
     """Replay captures as the settings say, until they end or a signal does.
 
@@ -40,6 +52,8 @@ def replay(
         settings: All settings.
         notify: Called with one line for the user.
         progress: Called about ten times a second from another thread.
+        begun_ns: When the run began on the monotonic clock, if that was before this call, because
+            kernels had to be compiled for it.
 
     Returns:
         What was done.
@@ -48,58 +62,63 @@ def replay(
         PenstockError: The run could not start, or could not go on.
     """
     run = Run(settings, notify)
-    recovery = _recovery_store(settings.run.recovery)
-    if settings.run.scores:
-        run.scores = ScoresFile(Path(settings.run.scores))
-    collector = None
-    try:
-        serve(settings.metrics.host, settings.metrics.port)
-        collector = publish(run.ledger)
-        stop_on_signals(run.stopping)
+    with ExitStack() as undo:
+        recovery = _recovery_store(settings.run.recovery)
+        if settings.run.scores:
+            run.scores = ScoresFile(Path(settings.run.scores))
+            undo.callback(run.scores.abandon)
+        undo.callback(serve(settings.metrics.host, settings.metrics.port))
+        undo.callback(publish(run.ledger).withdraw)
+        undo.callback(stop_on_signals(run.stopping))
         flow = build(run)
-        begun = monotonic_ns()
+        begun_ns = monotonic_ns() if begun_ns is None else begun_ns
         with _reporting(run, progress):
-            _execute(
-                lambda: cli_main(
-                    flow,
-                    epoch_interval=timedelta(seconds=settings.run.epoch_s),
-                    recovery_config=recovery,
-                )
-            )
-        seconds = (monotonic_ns() - begun) * 1e-9
+            _execute(flow, settings.run.epoch_s, recovery)
+        seconds = (monotonic_ns() - begun_ns) * 1e-9
         summary = summarise(run.ledger, settings.capture.by, seconds)
+        if not summary.adds_up:
+            raise RunError(f"packets do not add up; please report this capture: {summary!r}")
         if run.scores is not None:
             run.scores.finish(summary.packets_in)
-    except BaseException:
-        if run.scores is not None:
-            run.scores.abandon()
-        raise
-    finally:
-        if collector is not None:
-            collector.withdraw()
-    if not summary.adds_up:
-        raise RunError("packets do not add up; please report this capture: " + repr(summary))
     return summary
 
 
-def _execute(main: Callable[[], None]) -> None:
+def _execute(flow: Dataflow, epoch_s: float, recovery: RecoveryConfig | None) -> None:
     """Run the engine and raise what failed in a step as the error it was."""
     try:
-        main()
-    except PenstockError:
-        raise
+        cli_main(flow, epoch_interval=timedelta(seconds=epoch_s), recovery_config=recovery)
+    except _STORE_ERRORS as error:
+        raise _damaged(recovery, error) from error
     except (RuntimeError, ValueError, OSError) as error:
-        raise _cause(error) from error
+        known = cause(error)
+        if known is None and "Sqlite" in str(error):
+            known = _damaged(recovery, error)
+        raise known or _unforeseen(error) from error
 
 
-def _cause(error: BaseException) -> PenstockError:
-    """Find our own error under those that Bytewax wrapped round it."""
+def _damaged(recovery: RecoveryConfig | None, error: Exception) -> SourceError:
+    folder = recovery.db_dir if recovery is not None else "recovery"
+    return SourceError(
+        f"{folder}: not a sound recovery folder ({' '.join(str(error).split())}); give another "
+        "--recovery folder, or remove this one to start over"
+    )
+
+
+def cause(error: BaseException) -> PenstockError | None:
+    """Return the error of ours that the engine wrapped others round, if there is one."""
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PenstockError):
-            return seen
+    while seen is not None and not isinstance(seen, PenstockError):
         seen = seen.__cause__ or seen.__context__
-    return RunError(f"the run failed: {type(error).__name__}: {error}")
+    return seen
+
+
+def _unforeseen(error: BaseException) -> RunError:
+    """Name the first error of a chain that holds none of ours, and what it led to."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    what = f"{type(first).__name__}: {first}"
+    return RunError(f"the run failed: {what}" + (f" ({error})" if first is not error else ""))
 
 
 def _recovery_store(folder: str) -> RecoveryConfig | None:
@@ -110,7 +129,11 @@ def _recovery_store(folder: str) -> RecoveryConfig | None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not any(path.glob("part-*.sqlite3")):
-            init_db_dir(path, 1)
+            # Made beside and moved into its place, so that a crash leaves no half of a store.
+            with TemporaryDirectory(dir=path, prefix=".new-") as beside:
+                init_db_dir(Path(beside), 1)
+                for part in Path(beside).glob("part-*.sqlite3"):
+                    part.rename(path / part.name)
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise SourceError(f"{folder}: {why}; give --recovery a folder that can be written") from (

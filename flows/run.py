@@ -5,24 +5,27 @@ The graph (`flows.ingest`) asks a `Run` for its source and sink, and hands it to
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from secrets import randbits
+from secrets import randbits  # noqa: TID251  seeds hash tables; no result depends on it
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from connectors.bpf import compile_filter
 from connectors.capture import CaptureSource
-from connectors.capture_files import STDIN
 from connectors.claim import recovery_id
 from connectors.discard import DiscardSink
 from connectors.files import FilesSink
 from connectors.ledger import Ledger
 from connectors.scores import ScoresFile
 from core.errors import UsageError
+from core.link import LINK_ETHERNET
+from models.judge import Judge
 
 if TYPE_CHECKING:
     from core.config import Settings
@@ -49,11 +52,16 @@ class Run:
     seed: int = field(default_factory=lambda: randbits(64))
 
     def __post_init__(self) -> None:
-        if not self.settings.run.paths:
+        settings = self.settings
+        if not settings.run.paths:
             raise UsageError(
                 "nothing to replay: name a capture file, a folder, or - for standard input "
                 "(under bytewax.run, in PENSTOCK_RUN_PATHS)"
             )
+        # What only a library can judge is refused here, before anything is opened or started.
+        if settings.capture.filter:
+            compile_filter(settings.capture.filter, LINK_ETHERNET)
+        Judge(settings.anomaly, is_device=settings.capture.by == "device")
 
     @property
     def recovers(self) -> bool:
@@ -66,14 +74,14 @@ class Run:
         s = self.settings
         shaping: list[Any] = [s.frame, s.dam, s.features, s.anomaly, s.flows, s.run.shards]
         shaping += [s.capture.by, s.capture.port, s.capture.filter, s.capture.packet_bytes_max]
+        # Half of the records in one place and half in another would be no whole anywhere.
+        folder = s.run.sink_folder
+        shaping += [s.files.format, os.path.realpath(folder) if folder is not None else None]
         return blake2b(msgspec.json.encode(shaping), digest_size=16).hexdigest()
 
     def source(self) -> CaptureSource:
         """Return the source that the settings name."""
         run = self.settings.run
-        if STDIN in run.paths and self.recovers:
-            raise UsageError("standard input cannot be resumed; write it to a file, or leave out "
-                             "--recovery")  # fmt: skip
         return CaptureSource(
             paths=run.paths,
             settings=self.settings.capture,
@@ -81,6 +89,7 @@ class Run:
             digest=self.digest,
             stopping=self.stopping,
             notify=self.notify,
+            recovers=self.recovers,
         )
 
     def sink(self) -> DiscardSink | FilesSink:

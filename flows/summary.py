@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from core.config import plain
+from core.topics import FINDINGS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -39,7 +42,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         findings: Findings written.
         delivered: Records the sink took, by topic.
         seconds: From the first read to the last delivery.
-        packets_per_s: `packets_in / seconds`.
+        packets_per_s: Packets read in these seconds, `packets_in` unless the run was resumed.
     """
 
     by: str
@@ -60,9 +63,22 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def adds_up(self) -> bool:
-        """Whether every packet was accounted for."""
-        known = self.frames + sum(self.ignored.values()) + sum(self.malformed.values())
-        return self.packets_in == known and self.frames == self.passed + sum(self.dropped.values())
+        """Whether every packet was accounted for, and what was to be delivered was."""
+        malformed, by_device = sum(self.malformed.values()), self.by == "device"
+        known = self.frames + sum(self.ignored.values()) + malformed
+        dead_letters = TELEMETRY_DLQ if by_device else FLOWS_DLQ
+        return (
+            self.packets_in == known
+            and self.frames == self.passed + sum(self.dropped.values())
+            and self.delivered.get(dead_letters, 0) == malformed
+            and (not by_device or self.delivered.get(TELEMETRY, 0) == self.passed)
+            and self.delivered.get(FINDINGS, 0) == self.findings
+        )
+
+    @property
+    def read_anything(self) -> bool:
+        """Whether a capture was read: to its end, or until a signal stopped the run."""
+        return bool(self.files.read or self.packets_in or self.filtered)
 
 
 def summarise(ledger: Ledger, by: str, seconds: float) -> Summary:
@@ -74,6 +90,7 @@ def summarise(ledger: Ledger, by: str, seconds: float) -> Summary:
         seconds: How long it took.
     """
     total = ledger.total()
+    fresh = total["packets_in"] - total["packets_resumed"]
     return Summary(
         by=by,
         files=Files(
@@ -97,7 +114,7 @@ def summarise(ledger: Ledger, by: str, seconds: float) -> Summary:
         findings=total["findings"],
         delivered=_named(total, "delivered"),
         seconds=round(seconds, 3),
-        packets_per_s=round(total["packets_in"] / seconds, 1) if seconds > 0 else 0.0,
+        packets_per_s=round(fresh / seconds, 1) if seconds > 0 else 0.0,
     )
 
 
@@ -107,11 +124,22 @@ def _named(total: Counter[str], prefix: str) -> dict[str, int]:
     return {n.removeprefix(head): c for n, c in sorted(total.items()) if n.startswith(head) and c}
 
 
-def table(summary: Summary) -> Table:
-    """Return the summary as a table of two columns."""
-    from rich.table import Table
+def table(summary: Summary, folder: str | None = None) -> Table:
+    """Return the summary as a table of two columns.
 
-    rows: list[tuple[str, object]] = [
+    Args:
+        summary: What a run did.
+        folder: Where its records lie, if they were kept.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    files = summary.files
+    rows = [
+        ("files read", files.read),
+        *[("  of these cut short", files.truncated)][: files.truncated],
+        *[("files not readable", files.unreadable)][: files.unreadable],
+        *[("rejected by the filter", summary.filtered)][: summary.filtered],
         ("packets in", summary.packets_in),
         *((f"  ignored: {n}", c) for n, c in summary.ignored.items()),
         *((f"  malformed: {n}", c) for n, c in summary.malformed.items()),
@@ -119,8 +147,9 @@ def table(summary: Summary) -> Table:
         ("  passed", summary.passed),
         *((f"  dropped: {n}", c) for n, c in summary.dropped.items()),
         ("queued at most", summary.queued_max),
+        *((f"rows {n}", c) for n, c in summary.rows.items() if c),
         ("findings", summary.findings),
-        *((f"  → {n}", c) for n, c in summary.delivered.items()),
+        *((f"→ {n}", c) for n, c in summary.delivered.items()),
     ]
     grid = Table(title=f"replay by {summary.by}", show_header=False, title_justify="left")
     grid.add_column()
@@ -129,4 +158,6 @@ def table(summary: Summary) -> Table:
         grid.add_row(name, f"{value:,}")
     grid.add_row("seconds", f"{summary.seconds:,.3f}")
     grid.add_row("packets/s", f"{summary.packets_per_s:,.0f}")
+    if folder is not None:
+        grid.add_row("records in", Text(plain(folder), overflow="fold"))
     return grid

@@ -15,6 +15,7 @@ Source: Gaussian scoring as `river.anomaly.GaussianScorer`, its mean and varianc
 
 from __future__ import annotations
 
+import math
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,7 +96,13 @@ class GaussianDetector(AnomalyDetector):
 
     def score_many(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores of rows, `(m,) float64`, without learning them."""
-        return self._pass(rows, np.array([len(rows)]), learn=False)[0]
+        return self.measure_many(rows)[0]
+
+    def measure_many(
+        self, rows: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what `score_learn_many` does, without learning the rows."""
+        return self._pass(rows, np.array([len(rows)]), learn=False)
 
     def score_learn_many(
         self, rows: NDArray[np.float64], group_end: NDArray[np.int64]
@@ -146,7 +153,7 @@ class RiverDetector:
         begin = 0
         for end in group_end.tolist():
             seen = [
-                {n: v for n, v in zip(self.profile.names, row, strict=True) if v == v}
+                {n: v for n, v in zip(self.profile.names, row, strict=True) if not math.isnan(v)}
                 for row in rows[begin:end].tolist()
             ]
             if self.profile.rows + begin >= self.profile.warm_rows:

@@ -9,8 +9,8 @@ Laws:
    inside a batch, and any gap costs the same.
 3. Keys are bounded by a table that forgets the key touched longest ago. When as many keys as the
    table holds have rows in one window, the rows close early and the window goes on.
-4. What a row cannot know (the gap before a first packet, a shift against a history that does not
-   exist) is NaN, never zero.
+4. What a row cannot know (the gap before a first packet, the size of a body that is not there, a
+   shift against a history that does not exist) is NaN, never zero.
 
 Rows are grouped: a group closed together, and a model scores a group before it learns any of it.
 

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from core.config import AnomalySettings
     from models.features import RowBatch
 
-DISTANCE_MIN = 6.0
+DISTANCE_MIN = 8.0
+"""Features are means and counts of few packets, whose tails are rather those of a Laplace than of a
+Gaussian distribution: exp(-8 √2), or one value in 80,000, lies this far out by chance."""
 DISTANCE_CALM = 3.0
 CALM_ROWS = 3
 EPISODE_IDLE_NS = 300_000_000_000
@@ -249,10 +251,10 @@ class _Population:
         begin = 0
         for group in np.flatnonzero(large).tolist():
             self._take(growth[begin:group])
-            scores, distances = self._growth.score_learn_many(growth[group : group + 1], _NO_GROUP)
+            scores, distances = self._growth.measure_many(growth[group : group + 1])
             score, distance = float(scores[0]), float(distances[0, 0])
             window = int(rows.window_ns[group])
-            if score == score and distance >= DISTANCE_MIN:
+            if not math.isnan(score) and distance >= DISTANCE_MIN:
                 if self._herd_ns is None or window - self._herd_ns > HERD_IDLE_NS:
                     tail = float(self._calibration.tail_many(scores, np.array([1]))[0])
                     found.append((group, tail, score, distance))
@@ -268,6 +270,3 @@ class _Population:
         each = np.arange(1, len(growth) + 1)
         scores, _ = self._growth.score_learn_many(growth, each)
         self._calibration.tail_many(scores, each)
-
-
-_NO_GROUP = np.zeros(0, np.int64)

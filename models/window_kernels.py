@@ -39,20 +39,24 @@ POPULATION = 3
 NOW, WINDOW, OPEN, CLOSED, NEW_KEYS, KNOWN = 0, 1, 2, 3, 4, 5
 SCALARS = 6
 
-# Sums of an open row: sizes, squared sizes, gaps in µs, squared gaps, number of gaps.
-SIZE, SIZE2, GAP, GAP2, GAPS = 0, 1, 2, 3, 4
-SUMS = 5
+# Sums of an open row: sizes, squared sizes, number of sizes; gaps in µs, squared gaps, number of
+# gaps. A frame without a body has no size, as a first packet has no gap.
+SIZE, SIZE2, SIZED, GAP, GAP2, GAPS = 0, 1, 2, 3, 4, 5
+SUMS = 6
 # Its counts: packets, first and last time, ordinal of the first packet, slot of the key.
 PACKETS, FIRST_NS, LAST_NS, ORDINAL, SLOT = 0, 1, 2, 3, 4
 COUNTS = 5
 # Its tags: the key, the file of the first packet, sketches of peers and of ports.
 KEY_HI, KEY_LO, SOURCE, PEERS, PORTS = 0, 1, 2, 3, 4
 TAGS = 5
-# History of a key: EWMA of the logarithms of rate and size, windows seen.
-RATE_EWMA, SIZE_EWMA, WINDOWS = 0, 1, 2
-HISTORY = 3
+# History of a key: EWMA of the logarithms of rate and size, windows with a rate and with a size.
+RATE_EWMA, SIZE_EWMA, RATED_WINDOWS, SIZED_WINDOWS = 0, 1, 2, 3
+HISTORY = 4
 
 ALPHA = 0.1
+SPREAD_OF_MIN = 5
+"""Values before their spread means anything: that of two may be next to nothing by chance, which is
+a very low number as a logarithm."""
 WINDOWS_MIN = 3
 """Windows of history before a shift against it means anything."""
 
@@ -79,34 +83,42 @@ def _spread(total: Any, squares: Any, count: Any) -> Any:
     return math.sqrt(max(squares / count - mean * mean, 0.0))
 
 
+@kernel(f8(A2_f8, i8, i8, f8))
+def _shift(history: Any, slot: Any, which: Any, value: Any) -> Any:
+    """Return how far a value lies above a key's past, NaN while that is short, and add it to it."""
+    seen = history[slot, which + RATED_WINDOWS]
+    shift = value - history[slot, which]
+    history[slot, which] += shift * (ALPHA if seen > 0.0 else 1.0)
+    history[slot, which + RATED_WINDOWS] = seen + 1.0
+    return shift if seen >= WINDOWS_MIN else np.nan
+
+
 @kernel(none(OPEN_T, i8, i8, A2_f8, A2_f8, i8))
 def _row(open_rows: Any, r: Any, window_ns: Any, history: Any, features: Any, at: Any) -> None:
     """Write the features of open row `r`, and take it into the history of its key."""
     sums, counts, tags = open_rows
     packets = float(counts[r, PACKETS])
     rate = math.log1p(packets * 1e9 / window_ns)
-    size = math.log1p(sums[r, SIZE] / packets)
+    slot = counts[r, SLOT]
     features[at, 0] = rate
-    features[at, 1] = size
-    features[at, 2] = math.log1p(_spread(sums[r, SIZE], sums[r, SIZE2], packets))
+    features[at, 1] = np.nan
+    features[at, 2] = np.nan
+    features[at, 8] = np.nan
+    sized = sums[r, SIZED]
+    if sized > 0.0:
+        size = math.log1p(sums[r, SIZE] / sized)
+        features[at, 1] = size
+        if sized >= SPREAD_OF_MIN:
+            features[at, 2] = math.log1p(_spread(sums[r, SIZE], sums[r, SIZE2], sized))
+        features[at, 8] = _shift(history, slot, SIZE_EWMA, size)
     gaps = sums[r, GAPS]
     features[at, 3] = math.log1p(sums[r, GAP] / gaps) if gaps > 0.0 else np.nan
-    features[at, 4] = (
-        math.log1p(_spread(sums[r, GAP], sums[r, GAP2], gaps)) if gaps > 1.0 else np.nan
-    )
+    features[at, 4] = np.nan
+    if gaps >= SPREAD_OF_MIN:
+        features[at, 4] = math.log1p(_spread(sums[r, GAP], sums[r, GAP2], gaps))
     features[at, 5] = math.log1p(_distinct(tags[r, PEERS]))
     features[at, 6] = math.log1p(_distinct(tags[r, PORTS]))
-    features[at, 7] = np.nan
-    features[at, 8] = np.nan
-    slot = counts[r, SLOT]
-    seen = history[slot, WINDOWS]
-    if seen >= WINDOWS_MIN:
-        features[at, 7] = rate - history[slot, RATE_EWMA]
-        features[at, 8] = size - history[slot, SIZE_EWMA]
-    weight = ALPHA if seen > 0.0 else 1.0
-    history[slot, RATE_EWMA] += weight * (rate - history[slot, RATE_EWMA])
-    history[slot, SIZE_EWMA] += weight * (size - history[slot, SIZE_EWMA])
-    history[slot, WINDOWS] = seen + 1.0
+    features[at, 7] = _shift(history, slot, RATE_EWMA, rate)
 
 
 @kernel(none(SLOTS_T, OPEN_T, A_i8, i8, OUT_T, A_i8))
@@ -210,9 +222,11 @@ def arrive(
             tags[r, SOURCE] = source[i]
         counts[r, PACKETS] += 1
         counts[r, LAST_NS] = now
-        bytes_counted = float(size[i])
-        sums[r, SIZE] += bytes_counted
-        sums[r, SIZE2] += bytes_counted * bytes_counted
+        if size[i] > 0:
+            bytes_counted = float(size[i])
+            sums[r, SIZE] += bytes_counted
+            sums[r, SIZE2] += bytes_counted * bytes_counted
+            sums[r, SIZED] += 1.0
         peer = mix(peer_hi[i] ^ mix(peer_lo[i]))
         tags[r, PEERS] |= np.uint64(1) << (peer & np.uint64(63))
         port = mix(np.uint64(dport[i]))

@@ -73,7 +73,7 @@ def test_there_is_something_to_see(given: Given) -> None:
     assert set(summary.malformed) == made
     assert set(summary.ignored) == {"not_udp", "other_port", "fragment"}
     assert set(summary.dropped) == {"device_rate", "queue_full"}
-    assert summary.queued_max == 600
+    assert summary.queued_max == 1000
     assert summary.rows["scored"] > 0
     assert summary.rows["unscored"] == 0
 
@@ -81,7 +81,8 @@ def test_there_is_something_to_see(given: Given) -> None:
 def test_the_account_adds_up_on_the_screen(given: Given) -> None:
     """The printed table says what the summary says, and the numbers of its lines add up."""
     block = given.screen.split("packets in ")[1].split("3  what")[0]
-    rows = re.findall(r"^(?:([−=]) (\w+))?\s+(?:[a-z0-9 ]+?)?\s+([\d,]+)(?:  |$)", block, re.M)
+    row = r"^(?:([−=]) (\w+))?\s+(?:[a-z0-9 ]+?)?\s+([\d,]+)(?:  |$)"
+    rows = re.findall(row, block, re.MULTILINE)
     sign, signs, numbers = "", [], []
     for mark, _, number in rows:
         sign = mark or sign
@@ -139,8 +140,8 @@ def test_a_folder_that_cannot_be_written_is_replaced(
     (tmp_path / "file").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     chosen = demo.fresh(tmp_path / "file" / "demo")
-    assert chosen.is_dir()
     assert chosen.parent == tmp_path
+    assert (chosen / "demo.toml").read_text() == demo.SETTINGS
 
 
 def test_what_was_missed_is_said() -> None:

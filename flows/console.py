@@ -1,0 +1,32 @@
+"""What a command says: results on standard output, one line at a time for people on the other."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from core.errors import SinkError
+
+
+def say(line: str) -> None:
+    """Print one line for the user on standard error, whatever it quotes."""
+    from core.config import plain
+
+    if sys.stderr is not None:  # closed by whoever started us
+        sys.stderr.write(f"penstock: {plain(line)}\n")
+        sys.stderr.flush()
+
+
+def put(text: str) -> None:
+    """Print a result on standard output.
+
+    Raises:
+        SinkError: Nobody takes it.
+    """
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SinkError(f"standard output: {error.strerror}; give results a place") from error

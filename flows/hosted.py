@@ -1,0 +1,107 @@
+"""A run inside `python -m bytewax.run flows.ingest:flow`, which starts and ends it.
+
+The engine offers no hook before a run or after it, so what `penstock replay` does there is hung on
+the process: the first error of ours becomes one line, and a run that ended well leaves its summary
+on standard output.
+
+Laws:
+
+1. Settings come from `penstock.toml` and the environment. State is saved if and only if the engine
+   was given a folder for it (`-r`), which therefore decides, not `run.recovery`.
+2. In a cluster of processes each has counted its own part only, and prints no summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from connectors.clock import monotonic_ns
+from connectors.metrics import publish, serve
+from connectors.settings import load
+from connectors.signals import stop_on_signals
+from core.errors import PenstockError, UsageError
+from flows.console import put, say
+from flows.ingest import build
+from flows.replay import cause
+from flows.run import Run
+from flows.summary import summarise
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from bytewax.dataflow import Dataflow
+
+    from core.config import Layer
+
+
+def flow_from_environment() -> Dataflow:
+    """Build the graph; end the process with one line when it cannot be built."""
+    try:
+        settings = load(flags=_engine_layers()).settings
+        if settings.run.scores:
+            raise UsageError("run.scores: scores are written by `penstock replay` only; unset it")
+        run = Run(settings, say)
+        flow = build(run)
+        serve(settings.metrics.host, settings.metrics.port)
+    except PenstockError as error:
+        say(str(error))
+        sys.exit(error.exit_code)
+    publish(run.ledger)
+    stop_on_signals(run.stopping)
+    failed = _explain_errors()
+    atexit.register(_summarise, run, monotonic_ns(), failed)
+    return flow
+
+
+def _engine_layers() -> list[Layer]:
+    """Return what the command line of `bytewax.run` says about recovery, if that is what runs."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or spec.name != "bytewax.run":
+        return []
+    parser = argparse.ArgumentParser(add_help=False)
+    default = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
+    parser.add_argument("-r", "--recovery-directory", default=default)
+    folder = parser.parse_known_args(sys.argv[1:])[0].recovery_directory
+    if folder:
+        return [("-r", {"run": {"recovery": folder}})]
+    if load().settings.run.recovery:
+        raise UsageError(
+            "run.recovery: bytewax.run takes this folder as -r, with -s and -b; unset it"
+        )
+    return []
+
+
+def _explain_errors() -> list[PenstockError]:
+    """Print an error of ours as one line, and nothing for those that follow from it.
+
+    Returns:
+        A list that receives such errors.
+    """
+    told: list[PenstockError] = []
+    usual = sys.excepthook
+
+    def explain(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        known = cause(error)
+        if known is None and not (told and isinstance(error, RuntimeError)):
+            usual(kind, error, trace)
+        elif known is not None and not told:
+            told.append(known)
+            say(str(known))
+
+    sys.excepthook = explain
+    return told
+
+
+def _summarise(run: Run, begun_ns: int, failed: list[PenstockError]) -> None:
+    seconds = (monotonic_ns() - begun_ns) * 1e-9
+    summary = summarise(run.ledger, run.settings.capture.by, seconds)
+    if summary.adds_up and not failed:
+        put(msgspec.json.encode(summary).decode())

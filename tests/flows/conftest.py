@@ -1,0 +1,24 @@
+"""One small simulated capture for all tests of the flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.simulate import SimulationSummary, simulate
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> SimulationSummary:
+    """Return what is in a capture of every kind of packet: 6,000 of them in eight seconds."""
+    path = tmp_path_factory.mktemp("captures") / "mixed.pcap"
+    return simulate(
+        path, scenario="mixed", devices=60, rate_hz=500.0, seconds=8.0, seed=5, port=9999
+    )
+
+
+@pytest.fixture(scope="session")
+def capture(mixed: SimulationSummary) -> Path:
+    """Return where that capture lies."""
+    return Path(mixed.path)
