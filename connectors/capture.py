@@ -30,6 +30,7 @@ from connectors.clock import monotonic_ns
 from core.config import plain
 from core.errors import PenstockError, SourceError, UsageError
 from core.pace import Pace
+from core.timeline import START, settle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,7 @@ class Position:
         packets: Packets handed on.
         wire_bytes: Their bytes on the wire.
         caplen_bytes: Their captured bytes.
+        clock: State of the timeline after them.
     """
 
     digest: str
@@ -67,6 +69,7 @@ class Position:
     packets: int = 0
     wire_bytes: int = 0
     caplen_bytes: int = 0
+    clock: tuple[int, int] = START
 
 
 @dataclass(slots=True)
@@ -195,11 +198,13 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         """Take packets off the head of the batch in hand, and move the position behind them."""
         head, rest = batch.take(slice(0, count)), batch.take(slice(count, None))
         self._batch = rest if len(rest) else None
-        head = replace(head, index=self._at.packets)
+        clock_ns, clock = settle(head.at_ns, self._at.clock)
+        head = replace(head, index=self._at.packets, clock_ns=clock_ns)
         self._at = replace(
             self._at,
             mark=self._at.mark if len(rest) else self._after,
             skip=self._at.skip + len(head) if len(rest) else 0,
+            clock=clock,
             packets=self._at.packets + len(head),
             wire_bytes=self._at.wire_bytes + int(head.wirelen.sum()),
             caplen_bytes=self._at.caplen_bytes + int(head.caplen.sum()),

@@ -68,7 +68,7 @@ def open_capture(path: str, stopping: threading.Event) -> CaptureStream:
         raise explained(error) from error
     try:
         return CaptureStream(raw, stopping)
-    except BaseException:
+    except SourceError:
         raw.close()
         raise
 

@@ -13,7 +13,7 @@ Not here: how columns are computed (`core.capture`, `core.headers`, `core.frame`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 U1 = np.uint8
+
+
+def _not_given() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
 
 
 class Columns:
@@ -76,6 +80,8 @@ class PacketBatch(Columns):
         ordinal: `(n,) int64`; number of the packet in its file, from 0.
         index: Number, in the whole replay, of the first packet of this batch, from 0.
         source: Identity of the file: a hash of its content (`uint64`).
+        clock_ns: `(n,) int64`; the time stages take it to happen at (`core.timeline`); `at_ns` when
+            not given.
     """
 
     arena: NDArray[np.uint8]
@@ -87,6 +93,7 @@ class PacketBatch(Columns):
     ordinal: NDArray[np.int64]
     index: int
     source: int
+    clock_ns: NDArray[np.int64] = field(default_factory=_not_given)
 
     COLUMNS = {  # noqa: RUF012  class constant; a ClassVar annotation would be a dataclass field
         "start": np.int64,
@@ -95,9 +102,12 @@ class PacketBatch(Columns):
         "at_ns": np.int64,
         "linktype": np.int32,
         "ordinal": np.int64,
+        "clock_ns": np.int64,
     }
 
     def __post_init__(self) -> None:
+        if self.clock_ns.size == 0:
+            self.clock_ns = self.at_ns
         self.check()
 
 
@@ -179,6 +189,8 @@ class FrameBatch(Columns):
         source: `(n,) uint64`; identity of the file it came from.
         ordinal: `(n,) int64`; number of its packet in that file.
         index: `(n,) int64`; number of its packet in the whole replay.
+        clock_ns: `(n,) int64`; the time stages take it to happen at (`core.timeline`); `at_ns` when
+            not given.
     """
 
     arena: NDArray[np.uint8]
@@ -199,6 +211,7 @@ class FrameBatch(Columns):
     source: NDArray[np.uint64]
     ordinal: NDArray[np.int64]
     index: NDArray[np.int64]
+    clock_ns: NDArray[np.int64] = field(default_factory=_not_given)
 
     COLUMNS = {  # noqa: RUF012  class constant; a ClassVar annotation would be a dataclass field
         "at_ns": np.int64,
@@ -218,9 +231,12 @@ class FrameBatch(Columns):
         "source": np.uint64,
         "ordinal": np.int64,
         "index": np.int64,
+        "clock_ns": np.int64,
     }
 
     def __post_init__(self) -> None:
+        if self.clock_ns.size == 0:
+            self.clock_ns = self.at_ns
         self.check()
 
     def __reduce__(self) -> tuple[type[FrameBatch], tuple[object, ...]]:

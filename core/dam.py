@@ -173,7 +173,7 @@ class Dam:
         marks = np.empty(len(frames), np.uint8)
         at_ns = np.empty(held + len(frames), np.int64)
         count = judge(
-            frames.at_ns, frames.body_len, frames.key_hi, frames.key_lo,
+            frames.clock_ns, frames.body_len, frames.key_hi, frames.key_lo,
             self._state, self._limits, self._ring, self._arrays, self._buckets, marks, at_ns,
         )  # fmt: skip
         accepted = count + self.depth - held

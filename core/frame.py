@@ -237,4 +237,5 @@ def _batch(
         source=np.full(size.size, packets.source, np.uint64),
         ordinal=packets.ordinal[rows],
         index=index[rows],
+        clock_ns=packets.clock_ns[rows],
     )

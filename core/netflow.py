@@ -79,7 +79,7 @@ class FlowTable:
         numbers, names = out = _room(len(self) + len(frames))
         count = observe(
             self._table.arrays(), self._flows, self._clock, self._idle_ns, self._active_ns,
-            (frames.at_ns, frames.key_hi, frames.key_lo, frames.peer_hi, frames.peer_lo,
+            (frames.clock_ns, frames.key_hi, frames.key_lo, frames.peer_hi, frames.peer_lo,
              frames.proto, frames.sport, frames.dport, frames.ethertype, frames.tcp_flags,
              frames.size, frames.source, frames.ordinal),
             np.zeros(WORDS, np.uint64), out,

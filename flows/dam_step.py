@@ -58,12 +58,12 @@ class DamStep(Step[Arrivals | Retune, Passage]):
             self._passed_bytes += int(frames.size.sum())
             return [Passage(frames, np.zeros(len(frames), np.uint8), frames)]
         if len(frames):
-            self._now_ns = max(self._now_ns, int(frames.at_ns.max()))
+            self._now_ns = max(self._now_ns, int(frames.clock_ns.max()))
         passages = []
         while self._waiting and self._waiting[0].at_ns <= self._now_ns:
             command = self._waiting.pop(0)
             # The first frame of its time or later: none can be before this batch.
-            first = int(np.argmax(frames.at_ns >= command.at_ns))
+            first = int(np.argmax(frames.clock_ns >= command.at_ns))
             passages.append(self._judge(self._dam, frames.take(slice(0, first))))
             passages += self._retune(self._dam, command)
             frames = frames.take(slice(first, None))

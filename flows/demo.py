@@ -277,8 +277,8 @@ def print_findings(out: Console, found: list[dict[str, Any]], truth: Planted) ->
     table.add_column("evidence, and how far from normal")
     table.add_column("planted as", no_wrap=True)
     others = [f for f in found if _who(f) not in truth.labels]
-    shown = [f for f in found if f not in others[FINDINGS_SHOWN:]]
-    for finding in shown:
+    hidden = {id(f) for f in others[FINDINGS_SHOWN:]}
+    for finding in (f for f in found if id(f) not in hidden):
         at_s = (finding["start_time"] - truth.start_ns // 10**6) / 1000
         features = finding["evidences"][0]["data"]["features"][: 1 if out.width < WIDE else 2]
         evidence = "; ".join(

@@ -42,6 +42,7 @@ class Run:
         stopping: Set to end the sources.
         scores: Where scores of packets go, if anywhere.
         seed: Secret of hash tables; results do not depend on it.
+        judge: What makes the model of a shard; as `models.judge.Judge`.
     """
 
     settings: Settings
@@ -50,6 +51,7 @@ class Run:
     stopping: threading.Event = field(default_factory=threading.Event)
     scores: ScoresFile | None = None
     seed: int = field(default_factory=lambda: randbits(64))
+    judge: type[Judge] = Judge
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -61,7 +63,7 @@ class Run:
         # What only a library can judge is refused here, before anything is opened or started.
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
-        Judge(settings.anomaly, is_device=settings.capture.by == "device")
+        self.judge(settings.anomaly, is_device=settings.capture.by == "device")
 
     @property
     def recovers(self) -> bool:

@@ -35,7 +35,6 @@ from core.reasons import REASONS
 from core.shards import split
 from flows.items import Arrivals, Decoded, Passage, Scored
 from models.features import RowBatch, WindowFeatures
-from models.judge import Judge
 
 if TYPE_CHECKING:
     from core.batches import PacketBatch, RecordBatch
@@ -196,7 +195,7 @@ class ScoreStep(Step[RowBatch, Scored]):
     def build(self) -> None:
         """Make the detectors."""
         by_device = self.run.settings.capture.by == "device"
-        self._judge = Judge(self.run.settings.anomaly, is_device=by_device)
+        self._judge = self.run.judge(self.run.settings.anomaly, is_device=by_device)
         self._totals: Counter[str] = Counter()
 
     def take(self, value: RowBatch) -> Iterable[Scored]:

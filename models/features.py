@@ -162,7 +162,7 @@ class WindowFeatures:
         arrive(
             self._table.arrays(), self._slots, self._open, self._scalars, self._window_ns,
             self._idle_ns,
-            (frames.at_ns, frames.key_hi, frames.key_lo, frames.peer_hi, frames.peer_lo,
+            (frames.clock_ns, frames.key_hi, frames.key_lo, frames.peer_hi, frames.peer_lo,
              frames.size, frames.dport, frames.source, frames.ordinal),
             row_of, out, sizes,
         )  # fmt: skip

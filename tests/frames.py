@@ -83,6 +83,8 @@ def frame_batch(arena: bytes = b"", **given: Any) -> FrameBatch:
     }
     for name in {"ordinal", "index"} - set(given):
         columns[name] = np.arange(n)
+    if "clock_ns" not in given:
+        columns["clock_ns"] = columns["at_ns"]
     return FrameBatch(arena=np.frombuffer(bytearray(arena or b"\0"), np.uint8), **columns)
 
 

@@ -14,8 +14,6 @@ from connectors.ledger import Ledger
 from connectors.metrics import STAGE_SECONDS, publish, serve
 from core.errors import RunError
 
-BASE_UNITS = ("_seconds", "_bytes", "_total", "_created", "_bucket", "_count", "_sum")
-
 
 def scraped(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
     """Return the samples of a scrape by name and label values."""
@@ -77,7 +75,7 @@ def test_names_are_metrics_and_labels_are_few(ledger: Ledger) -> None:
 
 def test_runs_follow_one_another_in_one_process(ledger: Ledger) -> None:
     """A run that withdraws its metrics leaves room for the next."""
-    registry = CollectorRegistry()
+    registry = CollectorRegistry(auto_describe=True)
     first = publish(ledger, registry)
     with pytest.raises(ValueError, match="Duplicated timeseries"):
         publish(Ledger(), registry)

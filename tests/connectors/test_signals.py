@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from connectors.signals import stop_on_signals
 from tests import captures as make
 from tests.captures import SECOND_NS, Packet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WAITER = """
 import signal, sys, threading
@@ -87,10 +90,17 @@ def replaying(*arguments: str) -> subprocess.Popen[str]:
     return started(code, "replay", *arguments, "--json")
 
 
-def wait_for_file(folder: Path) -> None:
-    """Wait until the first record is on disk."""
-    while not any(p.stat().st_size for p in folder.rglob("*") if p.is_file()):
-        os.sched_yield()
+def wait_until(true: Callable[[], bool]) -> None:
+    """Look again and again until something is true; the test's own time limit bounds it."""
+    pause = threading.Event()
+    while not true():
+        pause.wait(0.01)
+
+
+def listens(pid: int) -> bool:
+    """Tell whether a process handles SIGTERM itself."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def paced(path: Path) -> int:
@@ -107,7 +117,7 @@ def test_a_replay_drains_and_adds_up(tmp_path: Path, number: signal.Signals) -> 
     count = paced(tmp_path / "f")
     sink = tmp_path / "out"
     with replaying(str(tmp_path / "f"), "--speed", "1", "--sink", f"files:{sink}") as process:
-        wait_for_file(tmp_path / "out")
+        wait_until(lambda: any(p.stat().st_size for p in sink.glob("*/*")))
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
     summary = json.loads(out)
@@ -120,13 +130,7 @@ def test_a_replay_drains_and_adds_up(tmp_path: Path, number: signal.Signals) -> 
 def test_waiting_for_standard_input_ends_with_a_signal() -> None:
     """A replay whose input is open and silent ends on a signal, and says that nothing was read."""
     with replaying("-", "--sink", "null") as process:
-        assert process.stdin is not None
-        process.stdin.write("")
-        pid = process.pid
-        while "SigCgt" not in (status := Path(f"/proc/{pid}/status").read_text()) or not (
-            int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1
-        ):
-            os.sched_yield()
+        wait_until(lambda: listens(process.pid))
         process.send_signal(signal.SIGTERM)
         code = process.wait(120)
         assert process.stderr is not None

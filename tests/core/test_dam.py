@@ -32,7 +32,7 @@ def batch(frames: list[Frame], first: int = 0) -> FrameBatch:
     """Frames whose body repeats the low byte of their index."""
     n = len(frames)
     columns: dict[str, Any] = {k: np.zeros(n, t) for k, t in FrameBatch.COLUMNS.items()}
-    columns["at_ns"][:] = [f[0] for f in frames]
+    columns["at_ns"][:] = columns["clock_ns"][:] = [f[0] for f in frames]
     columns["key_lo"][:] = [f[1] for f in frames]
     columns["body_len"][:] = columns["size"][:] = [f[2] for f in frames]
     columns["body"][:] = np.cumsum(columns["body_len"], dtype=np.int64) - columns["body_len"]

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from bytewax._bytewax import cluster_main
 
 from core.config import Settings, decode
@@ -70,6 +71,20 @@ def counts(folder: Path) -> dict[str, int]:
     for (topic, _), lines in records(folder).items():
         found[topic] = found.get(topic, 0) + len(lines)
     return found
+
+
+def as_env(**sections: dict[str, Any]) -> dict[str, str]:
+    """Return settings as environment variables."""
+    return {
+        f"PENSTOCK_{section}_{key}".upper(): str(value)
+        for section, table in sections.items()
+        for key, value in table.items()
+    }
+
+
+def told(summary: Summary) -> dict[str, Any]:
+    """Return a summary as `--json` prints it, but for what depends on the machine."""
+    return timeless(msgspec.to_builtins(summary))
 
 
 def timeless(summary: dict[str, Any]) -> dict[str, Any]:

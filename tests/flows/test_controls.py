@@ -37,7 +37,7 @@ def frames(at_ns: list[int], first: int = 0) -> FrameBatch:
     """Return frames without bodies at these times, numbered."""
     n = len(at_ns)
     columns: dict[str, Any] = {k: np.zeros(n, t) for k, t in FrameBatch.COLUMNS.items()}
-    columns["at_ns"][:] = at_ns
+    columns["at_ns"][:] = columns["clock_ns"][:] = at_ns
     columns["index"][:] = np.arange(first, first + n)
     return FrameBatch(np.zeros(0, np.uint8), **columns)
 

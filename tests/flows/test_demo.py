@@ -144,12 +144,24 @@ def test_a_folder_that_cannot_be_written_is_replaced(
     assert (chosen / "demo.toml").read_text() == demo.SETTINGS
 
 
-def test_what_was_missed_is_said() -> None:
-    """A model that finds nothing is shown to have found nothing."""
-    out = Console(file=io.StringIO(), width=COLUMNS)
-    demo.print_findings(out, [], demo.planted())
+def test_what_was_missed_and_what_was_found_in_vain_is_said() -> None:
+    """A model that finds only what was not planted is shown to have done so."""
+    features = [{"feature": "rate", "value": 9.0, "unit": "packets/s", "distance": 8.5}]
+    wrong = {
+        "start_time": 1_767_225_601_000,
+        "count": 9,
+        "resources": [{"name": "dev-000001"}],
+        "evidences": [{"data": {"features": features}}],
+    }
+    new = wrong | {"resources": [{"name": "new-000301"}]}
+    out = Console(file=io.StringIO(), width=COLUMNS, highlight=False)
+    demo.print_findings(out, [*(dict(wrong) for _ in range(4)), new], demo.planted())
     assert isinstance(out.file, io.StringIO)
-    assert "planted and not found: herd, flood, drift" in out.file.getvalue()
+    screen = " ".join(out.file.getvalue().split())
+    assert "1.0 s dev-000001 9 rate 9 packets/s, +8.5σ" in screen
+    assert "… and 2 more" in screen
+    assert "4 steady, 1 of the herd" in screen
+    assert "planted and not found: herd, flood, drift" in screen
 
 
 def _about(finding: dict[str, Any]) -> object:
@@ -157,13 +169,17 @@ def _about(finding: dict[str, Any]) -> object:
 
 
 def test_the_readme_shows_real_records(given: Given) -> None:
-    """Each record the README shows is one of the demonstration, byte for byte.
+    """The account and each record the README shows are those of the demonstration, byte for byte.
 
     A finding is compared by what it is about and when: its scores change with the model.
     """
-    shown = re.findall(r"^\{.*\}$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^\{.*\}$", readme, re.MULTILINE)
     exact = {line.decode() for topic in TOPICS for line in given.records(topic)}
     findings = [_about(json.loads(line)) for line in given.records(FINDINGS)]
+    account = re.findall(r"^```text\n(packets in.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert len(account) == 1
+    assert not [line for line in account[0].splitlines() if line not in given.screen]
     assert len(shown) >= len(TOPICS)
     for line in shown:
         record = json.loads(line)

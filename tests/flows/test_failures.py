@@ -1,64 +1,196 @@
-"""What fails, fails as promised: a model leaves rows unscored, a sink ends the run with one line."""
+"""What fails, fails as promised: a model leaves rows unscored, a sink ends the run in one line."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bytewax._bytewax import run_main
 
-from core.config import AnomalySettings
+from connectors.scores import ScoresFile
 from core.errors import SinkError
 from core.topics import TELEMETRY
-from flows import steps
+from flows.ingest import build
 from flows.replay import replay
 from flows.run import Run
-from models.anomaly import Detector
-from models.features import NAMES, RowBatch
-from models.judge import Judge
+from flows.simulate import SimulationSummary
+from flows.summary import summarise
+from models.features import RowBatch
+from models.judge import Judge, Judgement
 from tests.flows.runs import (
     HOSTED,
-    Done,
-    counts,
+    as_env,
     finish,
     penstock,
     records,
+    replayed,
     settings,
     start,
+    told,
     wait_until,
 )
 
 
-class Fails(Exception):
-    """What a model of this test raises."""
+class OutOfDepthError(Exception):
+    """What the model of this test raises."""
 
 
-class FailingDetector:
-    """Fails on every third batch of rows; otherwise scores each row 1."""
+class FailingJudge(Judge):
+    """A model that fails on every third batch of rows."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    calls = 0
 
-    def score_learn_many(
-        self, rows: np.ndarray[Any, Any], group_end: np.ndarray[Any, Any]
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """See `models.anomaly.Detector`."""
+    def judge(self, rows: RowBatch) -> Judgement:
+        """Score rows, or fail."""
         self.calls += 1
         if self.calls % 3 == 0:
-            raise Fails("out of its depth")
-        return np.ones(len(rows)), np.zeros(rows.shape)
+            raise OutOfDepthError("no idea")
+        return super().judge(rows)
 
 
-class FailingStep(steps.ScoreStep):
-    """A score step whose model fails now and then."""
+def test_a_failing_model_leaves_rows_unscored(
+    mixed: SimulationSummary, capture: Path, tmp_path: Path
+) -> None:
+    """Its rows are counted by reason and their packets are NaN; every frame is delivered."""
+    said: list[str] = []
+    given = settings(capture, anomaly={"warm_rows": 0}, capture={"batch_len": 200})
+    found, reasons = {}, 0
+    for kind in (Judge, FailingJudge):
+        run = Run(given, said.append, judge=kind, scores=ScoresFile(tmp_path / "s.npy"))
+        run_main(build(run), epoch_interval=timedelta(seconds=10))
+        assert run.scores is not None
+        run.scores.finish(mixed.packets)
+        reasons = run.ledger.total()["unscored.OutOfDepthError"]
+        found[kind] = summarise(run.ledger, "device", 1.0), np.load(tmp_path / "s.npy")
+    (sound, scores), (summary, some) = found[Judge], found[FailingJudge]
+    assert said == ["the model failed (OutOfDepthError: no idea); such rows are unscored"]
+    assert summary.adds_up
+    assert summary.passed == mixed.frames == summary.delivered[TELEMETRY]
+    assert summary.rows["unscored"] > 0
+    assert sum(summary.rows.values()) == sum(sound.rows.values())
+    assert reasons == summary.rows["unscored"]
+    assert np.isfinite(scores).sum() > np.isfinite(some).sum() > 0
 
-    def build(self) -> None:
-        """Put the failing detector in the place of the one that settings name."""
-        super().build()
-        self._judge._detector = FailingDetector()
+
+@pytest.mark.parametrize("name", ["HalfSpaceTrees", "OneClassSVM"])
+def test_models_of_river_can_be_named(capture: Path, name: str) -> None:
+    """A detector of River scores the same rows, in the same graph."""
+    said: list[str] = []
+    given = settings(capture, anomaly={"detector": name, "warm_rows": 100})
+    summary = replay(given, said.append)
+    assert said == []
+    assert summary.rows["unscored"] == 0
+    assert summary.rows["scored"] > 100
+
+
+def test_a_sink_that_fails_ends_the_run_with_one_line(capture: Path, tmp_path: Path) -> None:
+    """The folder of records is removed under a run: exit 1, one line that names it, no summary."""
+    process = start(
+        ["-m", "flows.cli", "replay", capture, "--speed", "5", "--sink", "files:out", "--json"],
+        tmp_path, {"PENSTOCK_RUN_EPOCH_S": "0.05", "RUST_BACKTRACE": "1"},
+    )  # fmt: skip
+    out = tmp_path / "out"
+    wait_until(process, lambda: any(out.glob("*/[0-9]*.jsonl")))
+    shutil.rmtree(out)
+    done = finish(process)
+    assert done.code == 1
+    assert done.out == ""
+    assert done.line.startswith("penstock: out")
+    assert "No such file or directory" in done.line
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, which holds a quarter of the records."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = mount(folder, "-t", "tmpfs", "-o", "size=256k", "tmpfs")
+    if done.returncode != 0:
+        pytest.skip(f"SKIPPED LOUDLY: a full disk needs the right to mount: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def mount(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("mount") is None:
+        pytest.skip("SKIPPED LOUDLY: a full disk needs mount(8), which is not installed")
+    command = ["mount", *options, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.root
+def test_what_a_full_disk_refused_is_written_once_there_is_room(
+    capture: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """With recovery, a run that its disk ended goes on where it was and leaves out no record."""
+    rules: dict[str, dict[str, Any]] = {"dam": {"enabled": False}, "capture": {"batch_len": 100}}
+    whole = replayed(capture, **rules, run={"sink": f"files:{tmp_path / 'whole'}"})
+    sink, store = f"files:{small_disk / 'out'}", str(tmp_path / "store")
+    done = penstock(
+        "replay", capture, "--sink", sink, "--recovery", store, "--json",
+        cwd=tmp_path, **as_env(**rules, run={"epoch_s": 0.01}),
+    )  # fmt: skip
+    assert (done.code, done.out) == (1, "")
+    assert done.line.startswith(f"penstock: {small_disk}/out/")
+    assert done.line.endswith("No space left on device; free space there or choose another folder")
+    assert list((small_disk / "out").rglob("*.tmp")) == []
+    assert mount(small_disk, "-o", "remount,size=8m").returncode == 0
+    cured = replayed(capture, **rules, run={"sink": sink, "recovery": store})
+    assert told(cured) == told(whole)
+    assert records(small_disk / "out") == records(tmp_path / "whole")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_under_another_host_a_failing_sink_is_one_line_of_ours(
+    capture: Path, tmp_path: Path, small_disk: Path, workers: str
+) -> None:
+    """Under bytewax.run the engine prints its own report; ours is one line, without a traceback."""
+    env = {"PENSTOCK_RUN_PATHS": str(capture), "PENSTOCK_RUN_SINK": f"files:{small_disk}"}
+    done = finish(start([*HOSTED, "-w", workers], tmp_path, env))
+    assert done.code == 1
+    assert done.out == ""
+    ours = [line for line in done.err.splitlines() if line.startswith("penstock: ")]
+    assert len(ours) == 1
+    assert "No space left on device" in ours[0]
+    assert "Traceback" not in done.err
+    assert list(small_disk.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("below", ["file/out", "file", "file/a/b"])
+def test_a_folder_that_cannot_be_is_refused_before_reading(
+    capture: Path, tmp_path: Path, below: str
+) -> None:
+    """A file where the folder belongs is named before the first packet is read."""
+    (tmp_path / "file").touch()
+    ends: list[str] = []
+    given = settings(capture, run={"sink": f"files:{tmp_path / below}"})
+    with pytest.raises(SinkError, match="remove the file that lies where a folder belongs"):
+        replay(given, ends.append)
+    assert ends == []
+
+
+def test_scores_that_cannot_be_written_are_refused_before_reading(tmp_path: Path) -> None:
+    """The capture need not even exist: the file of scores is made first."""
+    for scores in (tmp_path / "no" / "s.npy", tmp_path):
+        said: list[str] = []
+        with pytest.raises(SinkError, match="give --scores a") as caught:
+            replay(settings(Path("none.pcap"), run={"scores": str(scores)}), said.append)
+        assert str(caught.value).startswith(str(scores))
+        assert said == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_scores_are_left_by_a_run_that_failed(capture: Path, tmp_path: Path) -> None:
+    """Scores appear under their name when the run ended well, and else not at all."""
+    (tmp_path / "file").touch()
+    run = {"scores": str(tmp_path / "s.npy"), "sink": f"files:{tmp_path / 'file'}"}
+    with pytest.raises(SinkError):
+        replay(settings(capture, run=run), lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from tests.flows.runs import (
     replayed,
     settings,
     start,
-    timeless,
+    told,
 )
 
 # Rules that leave nothing idle: frames queue and are dropped, rows are scored and found.
@@ -61,7 +60,7 @@ def outcome(
     else:
         summary = on_workers(settings(capture, **rules), workers)
     assert summary.adds_up
-    kept = timeless(msgspec.structs.asdict(summary))
+    kept = told(summary)
     return Outcome(records(folder / "out"), scores, kept)
 
 

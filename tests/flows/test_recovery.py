@@ -11,31 +11,25 @@ from typing import Any
 import pytest
 
 from core.errors import PenstockError, SourceError, UsageError
-from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
+from core.topics import FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from flows.replay import replay
-from flows.simulate import SimulationSummary
 from tests.flows.runs import (
-    Ordered,
-    finish,
-    penstock,
+    as_env,
     records,
+    replayed,
     settings,
     start,
-    timeless,
+    told,
     wait_until,
 )
 
 # A dam that queues and drops, and a model that finds: all of it has to be in the snapshots.
-ENV = {
-    "PENSTOCK_RUN_EPOCH_S": "0.02",
-    "PENSTOCK_CAPTURE_BATCH_LEN": "64",
-    "PENSTOCK_DAM_RATE_HZ": "200",
-    "PENSTOCK_DAM_BURST": "50",
-    "PENSTOCK_DAM_QUEUE_LEN_MAX": "300",
-    "PENSTOCK_DAM_DEVICE_RATE_HZ": "30",
-    "PENSTOCK_ANOMALY_WARM_ROWS": "60",
-    "PENSTOCK_ANOMALY_THRESHOLD": "0.02",
-}
+RULES: dict[str, dict[str, Any]] = {
+    "capture": {"batch_len": 64},
+    "dam": {"enabled": True, "rate_hz": 200, "burst": 50, "queue_len_max": 300,
+            "device_rate_hz": 30},
+    "anomaly": {"warm_rows": 60, "threshold": 0.02},
+}  # fmt: skip
 
 
 def committed(folder: Path) -> int:
@@ -48,73 +42,45 @@ def reached(cwd: Path, target: int) -> bool:
     return (cwd / "store" / "part-0.sqlite3").exists() and committed(cwd / "out") >= target
 
 
-def killed_then_resumed(
-    command: list[str], cwd: Path, env: dict[str, str], after: list[int]
-) -> int:
-    """Kill a run each time so many more files are committed; return how often it was killed."""
-    out, kills = cwd / "out", 0
-    for files in after:
-        target = committed(out) + files
-        process = start([*command, "--speed", "10"], cwd, env)
-        wait_until(process, partial(reached, cwd, target))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -9
-        kills += 1
-    return kills
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(
-    capture: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Ordered, dict[str, object]]]:
-    """Return records and summary of whole runs, device and host."""
-    found = {}
-    for by in ("device", "host"):
-        folder = tmp_path_factory.mktemp(by)
-        arguments = (
-            "replay",
-            capture,
-            "--by",
-            by,
-            "--rate",
-            "200",
-            "--sink",
-            "files:out",
-            "--json",
-        )
-        done = penstock(*arguments, cwd=folder, **ENV)
-        assert done.code == 0
-        found[by] = records(folder / "out"), timeless(done.summary)
-    assert {TELEMETRY, TELEMETRY_DLQ, FINDINGS} == {topic for topic, _ in found["device"][0]}
-    return found
+def kill(command: list[str], cwd: Path, files: int) -> None:
+    """Start a run, and kill it once it has committed so many more files."""
+    target = committed(cwd / "out") + files
+    pace = {"speed": 10}
+    rules = RULES | {"capture": RULES["capture"] | pace, "run": {"epoch_s": 0.02}}
+    process = start(command, cwd, as_env(**rules))
+    wait_until(process, partial(reached, cwd, target))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
 
 
 @pytest.mark.parametrize(("by", "after"), [("device", [0, 1, 25]), ("host", [4])])
-def test_kill_and_resume(
-    mixed: SimulationSummary, capture: Path, tmp_path: Path,
-    uninterrupted: dict[str, tuple[Ordered, dict[str, object]]], by: str, after: list[int],
-) -> None:  # fmt: skip
+def test_kill_and_resume(capture: Path, tmp_path: Path, by: str, after: list[int]) -> None:
     """Killed at several points and resumed, files and summary are those of an uninterrupted run."""
+    rules = RULES | {"capture": RULES["capture"] | {"by": by}}
+    summary = replayed(capture, **rules, run={"sink": f"files:{tmp_path / 'whole'}"})
+    whole = records(tmp_path / "whole")
+    assert {topic for topic, _ in whole} >= ({TELEMETRY, TELEMETRY_DLQ} if by == "device" else
+                                             {FLOWS, FLOWS_DLQ})  # fmt: skip
+    assert summary.dropped
+    assert summary.findings
+
     path = tmp_path / "mixed.pcap.gz"
     path.write_bytes(gzip.compress(capture.read_bytes(), 1))
-    command = ["-m", "flows.cli", "replay", str(path), "--by", by, "--rate", "200",
-               "--sink", "files:out", "--recovery", "store", "--json"]  # fmt: skip
-    assert killed_then_resumed(command, tmp_path, ENV, after) == len(after)
+    sink, store = f"files:{tmp_path / 'out'}", str(tmp_path / "store")
+    for files in after:
+        kill(["-m", "flows.cli", "replay", str(path), "--by", by, "--sink", sink,
+              "--recovery", store], tmp_path, files)  # fmt: skip
     before = records(tmp_path / "out")
-    done = finish(start(command, tmp_path, ENV))
-    assert done.code == 0, done.err
-    whole, summary = uninterrupted[by]
-    assert records(tmp_path / "out") == whole
-    assert timeless(done.summary) == summary
     assert before != whole
     for part, lines in before.items():
         assert whole[part][: len(lines)] == lines
-    # Resumed once more at its end, it says the same and writes nothing.
-    again = finish(start(command, tmp_path, ENV))
-    assert timeless(again.summary) == summary
-    assert records(tmp_path / "out") == whole
-    assert again.summary["packets_per_s"] == 0
+    # Resumed to its end, and once more at its end, where it says the same and writes nothing.
+    for packets_left in (True, False):
+        again = replayed(path, **rules, run={"sink": sink, "recovery": store})
+        assert told(again) == told(summary)
+        assert records(tmp_path / "out") == whole
+        assert bool(again.packets_per_s) == packets_left
 
 
 @pytest.fixture

@@ -1,0 +1,154 @@
+"""Compiled or not, the kernels give the same bytes, from packets to records and findings.
+
+Run as a program, it prints a digest of every stage; the test runs it without the compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import records
+from core.batches import Columns, FrameBatch, PacketBatch
+from core.findings import encode
+from core.frame import device_frames, encode_frame, host_frames
+from core.headers import decode_headers
+from core.netflow import FlowTable
+from core.shards import split
+from core.topics import TELEMETRY_DLQ
+from models.anomaly import GaussianDetector, TailCalibration
+from models.features import NAMES, WindowFeatures
+from models.judge import Judge
+from tests.frames import ETHERNET, PORT, packet_batch, udp_packet
+
+ROOT = Path(__file__).resolve().parents[2]
+CALM = 350
+"""Packets before the flood."""
+
+
+def packets() -> PacketBatch:
+    """Return packets of many kinds, some with bytes changed, back in time too; then a flood."""
+    rng = np.random.default_rng(8)
+    made = []
+    for i in range(400):
+        body = [b"", b'{"v":[1.5,"\xc3\xa9"]}', b"NaN", b' "\\ud83d\\ude00" '][i % 4]
+        frame = encode_frame(["pump", "", "16 bytes, no NUL", "\x01\x02é"][i % 7 % 4], i, body)
+        if i >= CALM:
+            made.append(udp_packet(encode_frame("pump", i, b'"' + b"x" * 900 + b'"')))
+            continue
+        raw = bytearray(udp_packet(frame, source=0x0A000000 + i % 13, sport=1 + i % 3))
+        if i % 5 == 0:
+            raw[23] = (1, 6, 47, 132)[i // 5 % 4]
+        if i % 11 == 0:
+            raw[12:14] = b"\x88\xcc"
+        if i % 6 == 0:
+            at = rng.integers(0, len(raw), 3)
+            raw[at[0]], raw[at[1]], raw[at[2]] = rng.integers(0, 256, 3).tolist()
+        six = bytes.fromhex("60000000000c3a40") + bytes(15) + bytes([i % 9]) + bytes(15) + b"\1"
+        made.append(bytes(raw) if i % 9 else ETHERNET[:12] + b"\x86\xdd" + six + bytes(raw[-12:]))
+    batch = packet_batch(made)
+    moves = np.where(np.arange(len(made)) < CALM, rng.integers(-5, 40, len(made)), 0)
+    batch.at_ns += moves.cumsum() * 10_000_000
+    return batch
+
+
+def digest(*parts: Any) -> str:
+    """Hash columns and arrays; every NaN counts as the same."""
+    whole = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        columns: Iterable[Any] = (part,)
+        if isinstance(part, Columns):
+            columns = [getattr(part, name) for name in part.COLUMNS]
+        for column in columns:
+            array = np.array(column)
+            if array.dtype == np.float64:
+                array[np.isnan(array)] = np.nan
+            whole.update(f"{array.dtype}{array.shape}".encode())
+            whole.update(array.tobytes())
+    return whole.hexdigest()
+
+
+def encoded(batch: Any) -> list[Any]:
+    """Return what of records is bytes."""
+    return [] if batch is None else [batch, batch.values, batch.keys]
+
+
+def learnt(frames: FrameBatch, *, is_device: bool) -> dict[str, str]:
+    """Return digests of features, scores, tails and findings."""
+    windows = WindowFeatures(
+        window_ns=100_000_000, keys_max=6, key_idle_s=1, seed=3, track=True
+    )  # fmt: skip
+    rows = [r for r in (windows.update(frames), windows.finish()) if r is not None]
+    detector, calibration = GaussianDetector(NAMES, 5), TailCalibration()
+    measured = [detector.score_learn_many(r.features, r.group_end) for r in rows]
+    tails = [calibration.tail_many(m[0], r.group_end) for m, r in zip(measured, rows, strict=True)]
+    judge = Judge(settings(), is_device=is_device)
+    found = [f for r in rows for f in judge.judge(r).findings]
+    return {
+        "rows": digest(*(v for r in rows for v in (
+            r.features, r.key_hi, r.key_lo, r.count, r.first_ns, r.last_ns, r.ordinal, r.group_end,
+            r.window_ns, r.population, r.packet_index, r.packet_row))),
+        "scores": digest(*(array for pair in measured for array in pair), detector.moments),
+        "tails": digest(*tails, calibration.bins),
+        "findings": f"{len(found)} {digest(*encoded(encode(found)))}",
+    }  # fmt: skip
+
+
+def settings() -> Any:
+    """Return settings under which a short run has findings."""
+    from core.config import AnomalySettings
+
+    return AnomalySettings(warm_rows=5, threshold=0.4)
+
+
+def stages() -> dict[str, Any]:
+    """Run everything once; return a digest of each stage."""
+    whole = packets()
+    headers = decode_headers(whole)
+    reason, devices = device_frames(whole, headers, PORT, 1000)
+    _, hosts = host_frames(whole, headers)
+    flows = FlowTable(flows_max=16, idle_s=1, active_s=2, seed=4)
+    ended = [flows.observe(hosts), flows.finish()]
+    return {
+        "headers": digest(headers),
+        "reasons": digest(reason),
+        "frames": digest(devices, hosts),
+        "shards": digest(*(part for _, part in split(hosts, 5))),
+        "flows": digest(*(array for e in ended for array in (e.numbers, e.names))),
+        "telemetry": digest(*encoded(records.telemetry(devices))),
+        "flow records": digest(*(a for e in ended for a in encoded(records.flows(e)))),
+        "rejects": digest(*encoded(records.rejects(whole, reason, TELEMETRY_DLQ))),
+        "counts": [len(devices), len(hosts), *(len(e) for e in ended)],
+        "devices": learnt(devices, is_device=True),
+        "hosts": learnt(hosts, is_device=False),
+    }
+
+
+def test_plain_python_gives_the_same_bytes() -> None:
+    """With `NUMBA_DISABLE_JIT=1` every stage has the digest it has compiled."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", __file__],
+        cwd=ROOT,
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    compiled = stages()
+    assert json.loads(done.stdout) == compiled
+    # The trace is worth comparing: each kind of outcome is in it.
+    assert min(compiled["counts"]) >= 5
+    assert int(compiled["hosts"]["findings"].split()[0]) > 0
+
+
+if __name__ == "__main__":
+    print(json.dumps(stages()))
