@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import PenstockError, RunError, UsageError
-from flows.console import put, say
+from flows.console import put, refused, say
 
 if TYPE_CHECKING:
     from core.config import Layer, Settings
@@ -146,14 +146,14 @@ def carry_out(settings: Settings, *, quiet: bool = False) -> Summary:
 
     begun_ns = monotonic_ns()
     with engine_held_back():
-        with _announcing_compilation() as compiled:
+        with announcing_compilation() as compiled:
             from flows.replay import replay as carry
         with _progress_bar(quiet=quiet) as progress:
             return carry(settings, say, progress, begun_ns if compiled else None)
 
 
 @contextmanager
-def _announcing_compilation() -> Iterator[list[str]]:
+def announcing_compilation() -> Iterator[list[str]]:
     """Say once that kernels are compiled, if they are; yield a list that receives their names."""
     from core import kernels
 
@@ -294,6 +294,10 @@ def main() -> None:
         code = error.exit_code
     except _TYPED_WRONG as error:
         code = _explain(error)
+    except OSError as error:  # help, which Typer prints; whatever else fails has a name by now
+        failure = refused(error)
+        say(str(failure))
+        code = failure.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = 130  # as shells have it for SIGINT
     sys.exit(code if isinstance(code, int) else 0)

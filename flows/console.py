@@ -27,6 +27,11 @@ def put(text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except OSError as error:
-        # What is still in the buffer would fail again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SinkError(f"standard output: {error.strerror}; give results a place") from error
+        raise refused(error) from error
+
+
+def refused(error: OSError) -> SinkError:
+    """Return why standard output takes nothing, and write nothing more to it."""
+    # What is still in the buffer would fail again when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return SinkError(f"standard output: {error.strerror}; give results a place")

@@ -70,7 +70,7 @@ def test_killed_on_two_workers_resumed_on_one(capture: Path, tmp_path: Path) -> 
     fresh_store(tmp_path / "store")
     out = tmp_path / "out"
     recovery = ("-r", "store", "-s", "0", "-b", "0")
-    slow = env | {"PENSTOCK_CAPTURE_SPEED": "6"}
+    slow = env | {"PENSTOCK_CAPTURE_SPEED": "3"}
     process = start([*HOSTED, "-w", "2", *recovery], tmp_path, slow)
     wait_until(process, lambda: len(list(out.glob("*/[0-9]*.jsonl"))) > 30)
     process.kill()

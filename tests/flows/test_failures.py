@@ -92,7 +92,7 @@ def test_models_of_river_can_be_named(capture: Path, name: str) -> None:
 def test_a_sink_that_fails_ends_the_run_with_one_line(capture: Path, tmp_path: Path) -> None:
     """The folder of records is removed under a run: exit 1, one line that names it, no summary."""
     process = start(
-        ["-m", "flows.cli", "replay", capture, "--speed", "5", "--sink", "files:out", "--json"],
+        ["-m", "flows.cli", "replay", capture, "--speed", "2", "--sink", "files:out", "--json"],
         tmp_path, {"PENSTOCK_RUN_EPOCH_S": "0.05", "RUST_BACKTRACE": "1"},
     )  # fmt: skip
     out = tmp_path / "out"

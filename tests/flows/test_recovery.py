@@ -45,7 +45,7 @@ def reached(cwd: Path, target: int) -> bool:
 def kill(command: list[str], cwd: Path, files: int) -> None:
     """Start a run, and kill it once it has committed so many more files."""
     target = committed(cwd / "out") + files
-    pace = {"speed": 10}
+    pace = {"speed": 3}
     rules = RULES | {"capture": RULES["capture"] | pace, "run": {"epoch_s": 0.02}}
     process = start(command, cwd, as_env(**rules))
     wait_until(process, partial(reached, cwd, target))
