@@ -44,7 +44,7 @@ from tests.core.test_body import DOCUMENTS
 from tests.core.test_body import oracle as is_strict_json
 from tests.core.test_community import expected_id
 from tests.frames import MAPPED, PORT, frame_batch, packet_batch, udp_packet
-from tests.schemas import validator
+from tests.schemas import schema, validator
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -233,7 +233,7 @@ def test_worst_rejects_fit_their_bound(size: int) -> None:
 def test_every_reason_of_host_mode_is_in_its_schema() -> None:
     """Headers can be rejected for what the schema of the flows' dead letters lists, no more."""
     device, host = (
-        set(validator(topic).schema["properties"]["reason"]["enum"])
+        set(schema(topic)["properties"]["reason"]["enum"])
         for topic in (TELEMETRY_DLQ, FLOWS_DLQ)
     )
     assert device == {reason.name.lower() for reason in MALFORMED}

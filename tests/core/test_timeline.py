@@ -14,7 +14,7 @@ STAMPS = st.lists(st.integers(0, 60 * DAY), max_size=40)
 
 def clock(*at_ns: int) -> list[int]:
     """Settle stamps from the start."""
-    return settle(np.array(at_ns, np.int64))[0].tolist()
+    return [int(now) for now in settle(np.array(at_ns, np.int64))[0]]
 
 
 def test_time_is_the_latest_stamp() -> None:
