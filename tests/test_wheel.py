@@ -22,6 +22,10 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
     """Run a command outside the clone and outside this environment; fail with what it said."""
     ours = ("PYTHONPATH", "VIRTUAL_ENV", "PENSTOCK_TEST_FORBID_SKIPS")
     env = {k: v for k, v in os.environ.items() if k not in ours}
+    # uv does not read pip's settings; who set them for pip means uv as well (see .ci/setup).
+    for uv_name, pip_name in (("SSL_CERT_FILE", "PIP_CERT"), ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")):
+        if pip_name in env:
+            env.setdefault(uv_name, env[pip_name])
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,

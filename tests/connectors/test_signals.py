@@ -23,6 +23,7 @@ WAITER = """
 import signal, sys, threading
 from connectors.signals import stop_on_signals
 stopping = threading.Event()
+before = signal.getsignal(signal.SIGINT)
 restore = stop_on_signals(stopping)
 print("ready", flush=True)
 while not stopping.wait(0.05):
@@ -30,7 +31,7 @@ while not stopping.wait(0.05):
 print("stopping", flush=True)
 if sys.argv[1] == "drain":
     restore()
-    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
+    print(signal.getsignal(signal.SIGINT) is before, flush=True)
 else:
     while True:
         signal.pause()
