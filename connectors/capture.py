@@ -22,15 +22,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.capture_files import Listing, list_captures
 from connectors.capture_reader import Mark, Reader
 from connectors.clock import monotonic_ns
-from core.config import plain
 from core.errors import PenstockError, SourceError, UsageError
 from core.pace import Pace
-from core.timeline import START, settle
+from core.plain import plain
+from core.timeline import START, STEP_NS_MAX, settle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +61,7 @@ class Position:
         wire_bytes: Their bytes on the wire.
         caplen_bytes: Their captured bytes.
         clock: State of the timeline after them.
+        behind: Packets among them stamped more than a day before the time it had reached.
     """
 
     digest: str
@@ -70,6 +72,7 @@ class Position:
     wire_bytes: int = 0
     caplen_bytes: int = 0
     clock: tuple[int, int] = START
+    behind: int = 0
 
 
 @dataclass(slots=True)
@@ -196,15 +199,25 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
 
     def _hand_on(self, batch: PacketBatch, count: int) -> PacketBatch:
         """Take packets off the head of the batch in hand, and move the position behind them."""
-        head, rest = batch.take(slice(0, count)), batch.take(slice(count, None))
-        self._batch = rest if len(rest) else None
+        head = batch
+        rest: PacketBatch | None = None
+        if count < len(batch):
+            head, rest = batch.take(slice(0, count)), batch.take(slice(count, None))
+        self._batch = rest
         clock_ns, clock = settle(head.at_ns, self._at.clock)
         head = replace(head, index=self._at.packets, clock_ns=clock_ns)
+        behind = self._at.behind + int(np.count_nonzero(clock_ns - head.at_ns > STEP_NS_MAX))
+        if behind and not self._at.behind:
+            self._source.notify(
+                f"{self._path()}: holds packets stamped more than a day before earlier ones; limits "
+                "and windows take them at the latest time seen; replay it alone if that is wrong"
+            )
         self._at = replace(
             self._at,
-            mark=self._at.mark if len(rest) else self._after,
-            skip=self._at.skip + len(head) if len(rest) else 0,
+            mark=self._at.mark if rest is not None else self._after,
+            skip=self._at.skip + len(head) if rest is not None else 0,
             clock=clock,
+            behind=behind,
             packets=self._at.packets + len(head),
             wire_bytes=self._at.wire_bytes + int(head.wirelen.sum()),
             caplen_bytes=self._at.caplen_bytes + int(head.caplen.sum()),
@@ -212,9 +225,15 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         self._report()
         return head
 
+    def _path(self) -> str:
+        """Return the file that packets come from now, fit to be shown."""
+        return plain(self._at.files[min(self._at.mark.file, len(self._at.files) - 1)][0])
+
     def _take(self) -> PacketBatch | None:
         """Take one item from the reader; raise what it could not do, or the end."""
         item = self._reader.get(WAIT_S)
+        if self._source.stopping.is_set():
+            raise StopIteration  # before the file that the stop interrupted is called damaged
         if item is None:
             return None
         for line in filter(None, item.notice.split("\n")):
@@ -257,6 +276,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
                 "bytes_in": self._at.wire_bytes,
                 "captured_bytes": self._at.caplen_bytes,
                 "filtered": mark.filtered,
+                "behind": self._at.behind,
                 "files_read": mark.read,
                 "files_truncated": mark.truncated,
                 "files_unreadable": self._unreadable + mark.unreadable,

@@ -117,12 +117,16 @@ def list_captures(
     """
     listing = Listing()
     for given in paths:
+        if stopping.is_set():
+            break
         if given == STDIN:
             if any(f.path == STDIN for f in listing.files):
                 continue
             _add(listing, STDIN, packet_bytes_max, stopping, named=True)
         elif _is_folder(given):
             for path in _walk(given, listing):
+                if stopping.is_set():
+                    break
                 named = path.lower().endswith(SUFFIXES)
                 if _is_file(path):
                     _add(listing, path, packet_bytes_max, stopping, named=named)

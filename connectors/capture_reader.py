@@ -26,9 +26,9 @@ from connectors.capture_files import CaptureFile, open_stream
 from core.batches import PacketBatch
 from core.bpf import select
 from core.capture import CaptureDecoder, CaptureState, Packets, Status
-from core.config import plain
 from core.errors import PenstockError, RunError, SourceError
 from core.link import LINK_ETHERNET, LINK_TYPES
+from core.plain import plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -222,7 +222,7 @@ class Reader:
     def _packets(
         self, file: CaptureFile, stream: CaptureStream, seen: set[int]
     ) -> Generator[ReadAhead, None, str]:
-        """Decode one file; return the damage that ended it, if any, and the link types seen."""
+        """Decode one file; return the damage that ended it, if any. Link types go to `seen`."""
         decoder = CaptureDecoder(self._mark.state or file.state, self._settings.packet_bytes_max)
         size = self._settings.chunk_bytes
         arena, at, have = np.empty(size, np.uint8), 0, 0

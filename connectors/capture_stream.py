@@ -49,7 +49,7 @@ def open_capture(path: str, stopping: threading.Event) -> CaptureStream:
 
     Args:
         path: A file or pipe, or `-` for standard input.
-        stopping: Once set, whoever waits for a pipe gets a `SourceError`.
+        stopping: Once set, whoever waits for a pipe or reads on in a file gets a `SourceError`.
 
     Raises:
         SourceError: It cannot be opened or read, or is a terminal; the path is not named.
@@ -195,6 +195,8 @@ class CaptureStream:
     def _raw_into(self, view: memoryview) -> int:
         try:
             while True:
+                if self.is_file and self._stopping.is_set():
+                    raise SourceError("was stopped before more of it came")
                 while not self.is_file and not self._poll.poll(POLL_MS):
                     if self._stopping.is_set():
                         raise SourceError("was stopped before more of it came")

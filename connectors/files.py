@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 from bytewax.outputs import StatefulSinkPartition
 
 from connectors.claim import UNNAMED, Claim, Start, explained, sync
-from connectors.discard import Delivered, ShardSink
 from connectors.formats import WRITERS, Format, Writer
+from connectors.shard_sink import Delivered, ShardSink
 from core.batches import RecordBatch
 from core.errors import SettingError, SinkError
 

@@ -28,6 +28,10 @@ _COUNTERS = {  # ledger name → metric, help
     "packets_in": ("penstock_packets_received", "Packets read from the source."),
     "bytes_in": ("penstock_received_bytes", "Bytes on the wire of the packets read."),
     "filtered": ("penstock_packets_filtered", "Packets the capture filter rejected."),
+    "behind": (
+        "penstock_packets_behind",
+        "Packets stamped more than a day before the time of the replay.",
+    ),
     "frames": ("penstock_frames", "Packets accepted as frames."),
     "passed": ("penstock_frames_passed", "Frames the dam let through, at once or later."),
     "passed_bytes": ("penstock_passed_bytes", "Bytes of the frames that passed."),
@@ -117,6 +121,11 @@ def serve(host: str, port: int) -> Callable[[], None]:
         raise RunError(
             f"metrics.port {port} on {host}: {why}; choose another port, or 0 for none"
         ) from error
+
+    def gone(request: object, client_address: object) -> None:
+        """Say nothing of a client that went away: whoever can connect could fill the log."""
+
+    server.handle_error = gone  # type: ignore[method-assign]  # the class is prometheus_client's
 
     def stop() -> None:
         server.shutdown()

@@ -122,7 +122,9 @@ class ScoresFile:
     def _claim(self) -> FileIO:
         """Open the temporary file for this run alone; one left by a killed run is taken over."""
         while True:
-            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # In a folder others may write to, a link by this name would have us empty its target.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self._temporary, flags, 0o666)
             file = FileIO(fd, "r+b")
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import config
 from core.errors import SettingError
+from core.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,4 +109,4 @@ def read_toml(file: str) -> dict[str, Any]:
 
 
 def _error(file: str, text: str) -> SettingError:
-    return SettingError(f"{config.plain(file)}: {config.plain(text)}")
+    return SettingError(f"{plain(file)}: {plain(text)}")

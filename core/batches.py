@@ -118,8 +118,8 @@ class HeaderBatch(Columns):
     Attributes:
         reason: `(n,) uint8`; `core.reasons.Reason`, 0 when the headers decode.
         ethertype: `(n,) int32`; EtherType of the network layer, 0 when there is none.
-        src_hi, src_lo, dst_hi, dst_lo: `(n,) uint64`; host addresses as 128 bits: IPv6 as it is,
-            IPv4 mapped (RFC 4291 §2.5.5.2), else the MAC in the low 48 bits under `MAC_HI`.
+        src_hi, src_lo, dst_hi, dst_lo: `(n,) uint64`; host addresses as 128 bits, laid out as in
+            `core.host`.
         proto: `(n,) int32`; IP protocol number after extension headers, -1 when not IP.
         sport, dport: `(n,) int32`; ports, or ICMP type and code; 0 when there are none.
         tcp_flags: `(n,) uint8`; the flag byte of TCP (RFC 9293 §3.1).

@@ -6,16 +6,18 @@ Laws:
    refuse. Nothing recurses: containers are counted, and their kinds are bits of a `uint64`.
 2. Yes means RFC 8259 to the letter: exactly one value, the four whitespace bytes round it, no
    byte-order mark, valid UTF-8, no `NaN` or `Infinity`, no bare control character in a string.
-3. Yes also means that any JSON library can read it: containers nest at most `DEPTH_MAX` deep, and
-   every `\uD800` … `\uDFFF` escape is half of a pair, as I-JSON demands.
+3. Yes also means that JSON libraries can read it: containers nest at most `DEPTH_MAX` deep, every
+   `\uD800` … `\uDFFF` escape is half of a pair, as I-JSON demands, and no number has more than
+   `DIGITS_MAX` digits in a row, which Python refuses to read.
 
 The grammar is written below as rules "in this state, on these bytes, go to that state". The same
 value has states of its own at the top, in an object and in an array, because what may follow it
 differs. Only brackets need more than the table: they lead to actions, which keep the bits.
 
 Not here: member names are not compared, so duplicates are accepted as RFC 8259 accepts them, and
-numbers are held to the grammar, not to the range of a type. An empty body is no JSON value; that
-it is allowed all the same is the business of `core.frame`.
+the range of a number is that of the grammar: what a double cannot hold, as 1e999, some libraries
+refuse. An empty body is no JSON value; that it is allowed all the same is the business of
+`core.frame`.
 
 Source: RFC 8259; RFC 3629 §4 (UTF-8); RFC 7493 §2.1 (I-JSON, surrogates).
 """
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 DEPTH_MAX = 64
 """Containers inside containers; one bit each."""
+DIGITS_MAX = 4300
+"""Digits in a row; the limit of Python (`sys.int_info.default_max_str_digits`)."""
 
 _SPACE = b" \t\n\r"
 _DIGITS = b"0123456789"
@@ -227,6 +231,25 @@ def _walk(buf: Any, start: Any, size: Any, state: Any) -> Any:
 
 
 @kernel(b1(A_u1, i8, i8))
+def _long_number(buf: Any, start: Any, size: Any) -> Any:
+    """Tell whether a sound JSON text has more than `DIGITS_MAX` digits in a row in a number."""
+    in_string = False
+    digits = 0
+    i = start
+    while i < start + size:
+        byte = int(buf[i])
+        if byte == 0x22:
+            in_string = not in_string
+        elif in_string and byte == 0x5C:
+            i += 1  # whatever is escaped ends no string
+        digits = digits + 1 if not in_string and 0x30 <= byte <= 0x39 else 0
+        if digits > DIGITS_MAX:
+            return True
+        i += 1
+    return False
+
+
+@kernel(b1(A_u1, i8, i8))
 def validate(buf: Any, start: Any, size: Any) -> Any:
     """Tell whether a slice is exactly one strict JSON value.
 
@@ -240,7 +263,9 @@ def validate(buf: Any, start: Any, size: Any) -> Any:
 
     Source: RFC 8259 §2 … §8; RFC 7493 §2.1.
     """
-    return _walk(buf, start, size, _TOP) <= _LAST_ACCEPTED
+    if _walk(buf, start, size, _TOP) > _LAST_ACCEPTED:
+        return False
+    return size <= DIGITS_MAX or not _long_number(buf, start, size)
 
 
 @kernel(b1(A_u1, i8, i8))

@@ -9,7 +9,7 @@ Laws:
 3. An id is 30 bytes: `1:` and the base64 of a SHA-1. It is a name, not a proof: nothing may rely on
    SHA-1 to keep an attacker from making two flows collide.
 
-Addresses are as in `core.batches`; a flow counts as IPv4 when both its ends are IPv4-mapped. The id
+Addresses are as in `core.host`; a flow counts as IPv4 when both its ends are IPv4-mapped. The id
 of what is not IP has no meaning, and callers leave it out.
 
 Source: Community ID specification v1 (github.com/corelight/community-id-spec); RFC 3174 (SHA-1).
@@ -21,14 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from core.host import IPV4_MAPPED
 from core.kernels import A_u1, A_u8, i4, i8, kernel, none, u8
+from core.protocols import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP
 from core.text_out import write_base64, write_literal
 
 COMMUNITY_ID_BYTES = 30
 """`1:` and 28 characters."""
 
 _PREFIX = np.frombuffer(b"1:", np.uint8)
-_ICMP, _TCP, _UDP, _ICMPV6, _SCTP = 1, 6, 17, 58, 132
 
 _ONE_WAY = -1
 _ANSWER = np.full(256, _ONE_WAY, np.int16)
@@ -39,7 +40,6 @@ for _ask, _answer in ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140)
     _ANSWER_V6[_ask], _ANSWER_V6[_answer] = _answer, _ask
 
 _LOW32 = np.uint64(0xFFFFFFFF)
-_MAPPED = np.uint64(0xFFFF)
 _HALF = np.uint64(32)
 
 
@@ -115,12 +115,12 @@ def icmp_answer(proto: Any, kind: Any) -> Any:
     """Return the ICMP type that answers a type, or is answered by it; -1 when it is one-way.
 
     Args:
-        proto: 1 for ICMP; any other number is taken as ICMPv6.
+        proto: `PROTO_ICMP`; any other number is taken as `PROTO_ICMPV6`.
         kind: The type, of which the low 8 bits count.
 
     Source: Community ID specification v1; RFC 792, RFC 4443.
     """
-    return np.int64(_ANSWER[kind & 0xFF] if proto == _ICMP else _ANSWER_V6[kind & 0xFF])
+    return np.int64(_ANSWER[kind & 0xFF] if proto == PROTO_ICMP else _ANSWER_V6[kind & 0xFF])
 
 
 @kernel(i8(A_u1, i8, i8, u8, u8, u8, u8, i4, i4, i4), allocates=True)
@@ -155,10 +155,10 @@ def write_community_id(
 
     Source: Community ID specification v1, "Technical details".
     """
-    has_ports = proto in (_TCP, _UDP, _SCTP)
+    has_ports = proto in (PROTO_TCP, PROTO_UDP, PROTO_SCTP)
     near, far = np.int64(sport) & 0xFFFF, np.int64(dport) & 0xFFFF
     one_way = False
-    if proto in (_ICMP, _ICMPV6):
+    if proto in (PROTO_ICMP, PROTO_ICMPV6):
         has_ports = True
         answer = icmp_answer(np.int64(proto), near)
         one_way = answer == _ONE_WAY
@@ -169,9 +169,8 @@ def write_community_id(
     if not one_way and (swapped or (same and has_ports and near > far)):
         src_hi, src_lo, dst_hi, dst_lo = dst_hi, dst_lo, src_hi, src_lo
         near, far = far, near
-    mapped = (
-        src_hi == 0 and dst_hi == 0 and src_lo >> _HALF == _MAPPED and dst_lo >> _HALF == _MAPPED
-    )
+    mapped = src_hi == 0 and dst_hi == 0
+    mapped = mapped and src_lo >> _HALF == IPV4_MAPPED and dst_lo >> _HALF == IPV4_MAPPED
     words = np.zeros(80, np.uint64)
     bits = _push(words, 0, np.uint64(seed & 0xFFFF), 16)
     bits = _push_address(words, bits, src_hi, src_lo, np.int64(mapped))

@@ -27,6 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from core.errors import SettingError
+from core.plain import plain
 
 ENVIRONMENT = "environment"
 """Origin of the layer `from_environment` returns; refusals name the variable instead."""
@@ -380,15 +381,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return f'"{plain(value, quote=True)}"' if isinstance(value, str) else json.dumps(value)
-
-
-def plain(text: str, *, quote: bool = False) -> str:
-    """Escape, as TOML does, whatever could break a line, a terminal or (`quote`) a string."""
-    marks = '"\\' if quote else ""
-    escaped = (f"\\{c}" if c in marks else f"\\U{ord(c):08x}" for c in text)
-    return "".join(
-        c if c.isprintable() and c not in marks else e for c, e in zip(text, escaped, strict=True)
-    )
 
 
 def _shown(value: Any) -> str:

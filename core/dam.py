@@ -118,7 +118,7 @@ class DamSnapshot:
 class Dam:
     """One token bucket with its overflow queue, and a bucket for each device.
 
-    Attributes:
+    Args:
         rate_hz: Frames passed on average, 1 … `RATE_HZ_MAX`.
         burst: Most frames passed at once, 1 … `BURST_MAX`; the bucket starts full.
         queue_len_max: Frames that may wait.

@@ -33,6 +33,7 @@ import numpy as np
 from core.batches import FrameBatch, HeaderBatch, PacketBatch
 from core.body import utf8_valid, validate
 from core.kernels import A_i4, A_i8, A_u1, A_u4, A_u8, be16, be32, be_word, i8, kernel, none
+from core.protocols import PROTO_UDP
 from core.reasons import Reason
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 MAGIC = 0xAA55
 ID_AT, ID_LEN, SEQ_AT, HEADER_LEN = 2, 16, 18, 22
-PROTO_UDP = 17
 
 _NOT_UDP, _OTHER_PORT = int(Reason.NOT_UDP), int(Reason.OTHER_PORT)
 _FRAGMENT, _SNAPPED, _UDP_LENGTH = int(Reason.FRAGMENT), int(Reason.SNAPPED), int(Reason.UDP_LENGTH)

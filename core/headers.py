@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from core.batches import HeaderBatch, PacketBatch
+from core.host import IPV4_MAPPED
 from core.kernels import A_i4, A_i8, A_u1, A_u8, be16, be_word, i8, kernel, none
 from core.link import (
     ETHERTYPE_ARP,
@@ -51,6 +52,15 @@ from core.link import (
     read_link,
     set_mac,
 )
+from core.protocols import (
+    PROTO_DCCP,
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    PROTO_SCTP,
+    PROTO_TCP,
+    PROTO_UDP,
+    PROTO_UDP_LITE,
+)
 from core.reasons import Reason
 
 IPV6_HEADERS_MAX = 16
@@ -61,7 +71,7 @@ _IPV4_HEADER, _IPV6_HEADER = int(Reason.IPV4_HEADER), int(Reason.IPV6_HEADER)
 _ARP_HEADER, _ICMP_HEADER = int(Reason.ARP_HEADER), int(Reason.ICMP_HEADER)
 _TCP_HEADER, _UDP_HEADER = int(Reason.TCP_HEADER), int(Reason.UDP_HEADER)
 
-_MAPPED = np.uint64(0xFFFF_0000_0000)
+_MAPPED = IPV4_MAPPED << np.uint64(32)
 
 
 @kernel(none(A_u1, i8, A_u8, i8))
@@ -130,16 +140,16 @@ def _transport(arena: Any, at: Any, row: Any) -> Any:
     row[ROW_PAYLOAD] = at
     proto, left = row[ROW_PROTO], row[ROW_END] - at
     reason = 0
-    if proto == 6:
+    if proto == PROTO_TCP:
         reason = _tcp(arena, at, row)
-    elif proto == 17:
+    elif proto == PROTO_UDP:
         reason = _udp(arena, at, row)
-    elif proto in (1, 58):
+    elif proto in (PROTO_ICMP, PROTO_ICMPV6):
         if left < 4:
             return _ICMP_HEADER
         row[ROW_SPORT], row[ROW_DPORT] = int(arena[at]), int(arena[at + 1])
         return 0
-    elif proto not in (33, 132, 136):
+    elif proto not in (PROTO_DCCP, PROTO_SCTP, PROTO_UDP_LITE):
         return 0
     if reason == 0 and left >= 4:
         row[ROW_SPORT], row[ROW_DPORT] = be16(arena, at), be16(arena, at + 2)

@@ -1,17 +1,23 @@
-"""Keys as people read them: a device id, an address, a MAC.
+"""Hosts in 128 bits, and keys as people read them: an address, a MAC, a device id.
 
-The 128 bits of a key are laid out as in `core.batches.FrameBatch`.
+An address takes two words: IPv6 as it is, IPv4 mapped (`::ffff:a.b.c.d`), and a MAC, of a host that
+is known by nothing else, in the low 48 bits under `MAC_HI`.
 
-Source: RFC 5952 for IPv6 text.
+Source: RFC 4291 §2.5.5.2 (mapped addresses); RFC 5952 (IPv6 text).
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from core.kernels import MAC_HI
+import numpy as np
 
-_MAPPED = 0xFFFF
+MAC_HI = np.uint64(1)
+"""High word of a MAC: the prefix 0:0:0:1::/64, which RFC 4291 §2.4 leaves unassigned, so that a
+host without IP can be a key among addresses. A forged IPv6 source in that prefix is taken for a
+MAC."""
+IPV4_MAPPED = np.uint64(0xFFFF)
+"""Upper half of the low word of an IPv4-mapped address, whose high word is 0."""
 
 
 def key_text(hi: int, lo: int, *, is_device: bool) -> str:
@@ -26,6 +32,6 @@ def key_text(hi: int, lo: int, *, is_device: bool) -> str:
         return (hi << 64 | lo).to_bytes(16, "big").split(b"\0")[0].decode()
     if hi == int(MAC_HI):
         return (lo & 0xFFFF_FFFF_FFFF).to_bytes(6, "big").hex(":")
-    if hi == 0 and lo >> 32 == _MAPPED:
+    if hi == 0 and lo >> 32 == int(IPV4_MAPPED):
         return str(IPv4Address(lo & 0xFFFF_FFFF))
     return str(IPv6Address(hi << 64 | lo))

@@ -19,7 +19,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +31,11 @@ from numba import types
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Scalars and one-dimensional arrays, named as numpy names their dtypes.
-i1, i4, i8 = types.int8, types.int32, types.int64
-u1, u2, u4, u8 = types.uint8, types.uint16, types.uint32, types.uint64
-f4, f8, b1 = types.float32, types.float64, types.boolean
-A_u1, A_u2, A_u4, A_u8 = (t[::1] for t in (u1, u2, u4, u8))
-A_i4, A_i8, A_f4, A_f8 = (t[::1] for t in (i4, i8, f4, f8))
+i4, i8 = types.int32, types.int64
+u1, u4, u8 = types.uint8, types.uint32, types.uint64
+f8, b1 = types.float64, types.boolean
+A_u1, A_u4, A_u8 = (t[::1] for t in (u1, u4, u8))
+A_i4, A_i8, A_f8 = (t[::1] for t in (i4, i8, f8))
 A2_u1, A2_u8, A2_i8, A2_f8 = (t[:, ::1] for t in (u1, u8, i8, f8))
 none = types.none
 Tuple = types.Tuple
@@ -46,23 +47,38 @@ on_compile: list[Callable[[str], None]] = []
 JIT = not numba.config.DISABLE_JIT
 
 
+def _bases() -> Iterator[Path]:
+    """Yield the folders that the cache may lie in, the best one first."""
+    if numba.config.CACHE_DIR:
+        yield Path(numba.config.CACHE_DIR)
+        return
+    # Users without a home exist: containers run under any number.
+    with suppress(RuntimeError):
+        home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        yield Path(home) / "penstock"
+    shared = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
+    with suppress(OSError):
+        shared.mkdir(mode=0o700, exist_ok=True)
+        # Whoever made it first in a folder of everybody's could exchange what lies in it.
+        status = shared.lstat()
+        if status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            yield shared
+
+
 def _cache_folder() -> str | None:
     """Choose where compiled kernels live; `None` when no folder can be written.
 
     In `NUMBA_CACHE_DIR` if set, else in the user's cache folder, else in the temporary one.
     """
     digest = hashlib.blake2b(digest_size=8)
-    here = Path(__file__).resolve().parent
-    for folder in (here, here.parent / "models"):
-        for path in sorted(folder.glob("*.py")):
+    root = Path(__file__).resolve().parent.parent
+    for floor in ("core", "models", "connectors"):
+        for path in sorted((root / floor).glob("*.py")):
             source = path.read_bytes()
             if b"@kernel" in source:
                 digest.update(source)
     name = f"kernels-{digest.hexdigest()}"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "penstock"
-    shared = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
-    bases = [Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [home, shared]
-    for base in bases:
+    for base in _bases():
         folder = base / name
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -157,7 +173,3 @@ def copy_slices(arena: Any, start: Any, length: Any, out: Any) -> None:
         for j in range(size):
             into[j] = bytes_[j]
         at += size
-
-
-MAC_HI = np.uint64(1)
-"""High half of the 128-bit address of a host known only by its MAC, which fills the low half."""

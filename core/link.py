@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from core.kernels import MAC_HI, A_i8, A_u1, A_u8, be16, be32, be_word, i8, kernel, none
+from core.host import MAC_HI
+from core.kernels import A_i8, A_u1, A_u8, be16, be32, be_word, i8, kernel, none
 from core.reasons import Reason
 
 LINK_NULL, LINK_ETHERNET, LINK_RAW, LINK_LOOP = 0, 1, 101, 108

@@ -12,6 +12,7 @@ import numpy as np
 from core.community import icmp_answer
 from core.kernels import A2_i8, A2_u8, A_i4, A_i8, A_u1, A_u8, Tuple, b1, i8, kernel, none, u8
 from core.keytable import TABLE, find_or_insert, oldest, remove
+from core.protocols import PROTO_ICMP, PROTO_ICMPV6
 
 WORDS = 5
 
@@ -30,8 +31,6 @@ FRAMES_T = Tuple((
     A_i8, A_u8, A_u8, A_u8, A_u8, A_i4, A_i4, A_i4, A_i4, A_u1, A_i4, A_u8, A_i8,
 ))  # fmt: skip
 
-_ICMP, _ICMPV6 = 1, 58
-
 
 @kernel(none(u8, u8, i8, u8, u8, i8, i8, i8, A_u8))
 def _probe(
@@ -44,7 +43,7 @@ def _probe(
     are not exchanged: just as in the Community ID, or one flow would have packets of two ids.
     """
     one_way = False
-    if proto in (_ICMP, _ICMPV6):
+    if proto in (PROTO_ICMP, PROTO_ICMPV6):
         answer = icmp_answer(proto, sport)
         one_way = answer < 0
         if not one_way:

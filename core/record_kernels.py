@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.community import COMMUNITY_ID_BYTES, write_community_id
+from core.frame import ID_LEN
 from core.kernels import A2_i8, A2_u8, A_i4, A_i8, A_u1, A_u4, A_u8, b1, i8, kernel, none, u8
 from core.netflow_kernels import (
     BYTES,
@@ -36,6 +37,15 @@ from core.netflow_kernels import (
     SRC_HI,
     SRC_LO,
 )
+from core.protocols import (
+    PROTO_DCCP,
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    PROTO_SCTP,
+    PROTO_TCP,
+    PROTO_UDP,
+    PROTO_UDP_LITE,
+)
 from core.text_out import (
     write_address,
     write_base64,
@@ -51,8 +61,6 @@ TELEMETRY_BYTES_MAX = 192
 FLOW_BYTES_MAX = 640
 REJECT_BYTES_MAX = 320
 """Beside the base64 of the packet."""
-
-ID_LEN = 16
 
 
 def _text(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -81,7 +89,7 @@ _R_REASON, _R_SOURCE, _R_ORDINAL = (
 _R_LINKTYPE, _R_WIRE = _text(',"linktype":'), _text(',"wire_bytes":')
 _R_PACKET, _R_END = _text(',"packet":"'), _text('"}')
 
-_TCP, _UDP, _ICMP, _ICMPV6, _SCTP, _DCCP, _UDP_LITE = 6, 17, 1, 58, 132, 33, 136
+_PORTED = (PROTO_TCP, PROTO_UDP, PROTO_SCTP, PROTO_DCCP, PROTO_UDP_LITE)
 
 
 @kernel(none(u8, u8, A_u1))
@@ -128,12 +136,12 @@ def write_telemetry(
 def _flow_ports(out: Any, at: Any, numbers: Any, i: Any) -> Any:
     """Write the ports, or the ICMP type and code, where the protocol has them."""
     proto = numbers[i, PROTO]
-    if proto in (_ICMP, _ICMPV6):
+    if proto in (PROTO_ICMP, PROTO_ICMPV6):
         at = write_literal(out, at, _F_TYPE)
         at = write_decimal(out, at, numbers[i, SPORT])
         at = write_literal(out, at, _F_CODE)
         return write_decimal(out, at, numbers[i, DPORT])
-    if proto in (_TCP, _UDP, _SCTP, _DCCP, _UDP_LITE):
+    if proto in _PORTED:
         at = write_literal(out, at, _F_SPORT)
         at = write_decimal(out, at, numbers[i, SPORT])
         at = write_literal(out, at, _F_DPORT)
@@ -152,7 +160,7 @@ def _flow_sums(out: Any, at: Any, numbers: Any, i: Any, source: Any) -> Any:
     at = write_decimal(out, at, numbers[i, PACKETS_BACK])
     at = write_literal(out, at, _F_BYTES_BACK)
     at = write_decimal(out, at, numbers[i, BYTES_BACK])
-    if numbers[i, PROTO] == _TCP:
+    if numbers[i, PROTO] == PROTO_TCP:
         at = write_literal(out, at, _F_FLAGS)
         at = write_decimal(out, at, numbers[i, FLAGS] | numbers[i, FLAGS_BACK])
         at = write_literal(out, at, _F_FLAGS_BACK)

@@ -20,11 +20,11 @@ import numpy as np
 
 from core.batches import FrameBatch, PacketBatch, RecordBatch
 from core.community import COMMUNITY_ID_BYTES
+from core.frame import ID_LEN
 from core.netflow_kernels import LAST_NS, ORDINAL, SOURCE
 from core.reasons import FIRST_MALFORMED, Reason
 from core.record_kernels import (
     FLOW_BYTES_MAX,
-    ID_LEN,
     REJECT_BYTES_MAX,
     TELEMETRY_BYTES_MAX,
     write_flows,

@@ -7,12 +7,11 @@ Laws:
 2. Input positions must lie in their buffers; lengths of zero write nothing.
 3. What is written is ASCII, save that `write_escaped` and the copies hand on bytes of 0x80 and
    above as they are: text that comes in as UTF-8 goes out as UTF-8.
-4. Addresses are 128 bits in two words: IPv6 as it is, IPv4 mapped (`::ffff:a.b.c.d`, RFC 4291
-   §2.5.5.2), a MAC in the low 48 bits under `MAC_HI`.
+4. Addresses are two words, laid out as in `core.host`.
 
-Not here: the layout of records (`core.message`, `core.findings`), which calls these.
+Not here: the layout of records (`core.record_kernels`), which calls these.
 
-Source: RFC 8259 §7 (escapes), RFC 5952 (IPv6 text), RFC 4648 §4, §8 (base64, base16).
+Source: RFC 8259 §7 (escapes), RFC 5952 (IPv6 text), RFC 4648 §4 (base64).
 """
 
 from __future__ import annotations
@@ -21,12 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from core.host import IPV4_MAPPED, MAC_HI
 from core.kernels import A_u1, i8, kernel, u8
-
-MAC_HI = np.uint64(1)
-"""High word of a MAC that stands in for an address: the prefix 0:0:0:1::/64, which RFC 4291 §2.4
-leaves unassigned, so that a host without IP can be a key among addresses. A forged IPv6 source in
-that prefix is taken for a MAC."""
 
 DECIMAL_BYTES_MAX = 20
 """`-9223372036854775808`."""
@@ -40,8 +35,6 @@ MAC_BYTES = 17
 """`aa:bb:cc:dd:ee:ff`."""
 ADDRESS_BYTES_MAX = IPV6_BYTES_MAX
 """The longest of the three kinds of address."""
-HEX_BYTES = 2
-"""For each byte."""
 HEX_U64_BYTES = 16
 """A `uint64` with its leading zeros."""
 
@@ -173,29 +166,6 @@ def write_escaped(out: Any, at: Any, buf: Any, start: Any, size: Any) -> Any:
     return at
 
 
-@kernel(i8(A_u1, i8, A_u1, i8, i8))
-def write_hex(out: Any, at: Any, buf: Any, start: Any, size: Any) -> Any:
-    """Write bytes in lower-case hexadecimal.
-
-    Args:
-        out: `uint8`; room for `HEX_BYTES * size` bytes at `at`.
-        at: Where to write.
-        buf: `uint8`.
-        start: Where the bytes begin.
-        size: How many.
-
-    Returns:
-        The position after the last digit.
-
-    Source: RFC 4648 §8, in lower case.
-    """
-    for i in range(start, start + size):
-        out[at] = _HEX[buf[i] >> 4]
-        out[at + 1] = _HEX[buf[i] & 15]
-        at += 2
-    return at
-
-
 @kernel(i8(A_u1, i8, u8))
 def write_hex_u64(out: Any, at: Any, word: Any) -> Any:
     """Write a `uint64` as 16 lower-case hexadecimal digits, the most significant first.
@@ -322,6 +292,6 @@ def write_address(out: Any, at: Any, hi: Any, lo: Any) -> Any:
     """
     if hi == MAC_HI:
         return _write_mac(out, at, lo)
-    if hi == 0 and lo >> np.uint64(32) == np.uint64(0xFFFF):
+    if hi == 0 and lo >> np.uint64(32) == IPV4_MAPPED:
         return _write_ipv4(out, at, lo)
     return _write_ipv6(out, at, hi, lo)

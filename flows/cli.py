@@ -132,15 +132,8 @@ def replay(
     raise typer.Exit(1 if failed else 0)
 
 
-def run_replay(config: str | None, flags: list[Layer], *, quiet: bool = False) -> Summary:
-    """Load settings and kernels, then replay with a progress bar unless quiet."""
-    from connectors.settings import load
-
-    return carry_out(load(config, flags).settings, quiet=quiet)
-
-
-def carry_out(settings: Settings, *, quiet: bool = False) -> Summary:
-    """Replay with a progress bar on a terminal, unless quiet; say so when kernels are compiled."""
+def carry_out(settings: Settings) -> Summary:
+    """Replay with a progress bar on a terminal; say so when kernels are compiled."""
     from connectors.clock import monotonic_ns
     from connectors.stderr import engine_held_back
 
@@ -148,7 +141,7 @@ def carry_out(settings: Settings, *, quiet: bool = False) -> Summary:
     with engine_held_back():
         with announcing_compilation() as compiled:
             from flows.replay import replay as carry
-        with _progress_bar(quiet=quiet) as progress:
+        with _progress_bar() as progress:
             return carry(settings, say, progress, begun_ns if compiled else None)
 
 
@@ -172,9 +165,9 @@ def announcing_compilation() -> Iterator[list[str]]:
 
 
 @contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
+def _progress_bar() -> Iterator[Progress | None]:
     """Show a bar on standard error when that is a terminal; yield what moves it."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -10,7 +10,7 @@ from core.errors import SinkError
 
 def say(line: str) -> None:
     """Print one line for the user on standard error, whatever it quotes."""
-    from core.config import plain
+    from core.plain import plain
 
     if sys.stderr is not None:  # closed by whoever started us
         sys.stderr.write(f"penstock: {plain(line)}\n")
@@ -23,6 +23,11 @@ def put(text: str) -> None:
     Raises:
         SinkError: Nobody takes it.
     """
+    if sys.stdout is None:  # closed by whoever started us
+        raise SinkError("standard output: closed; give results a place")
+    # A terminal of another character set gets escapes for what it cannot show, as stderr does.
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()

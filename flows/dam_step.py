@@ -25,6 +25,10 @@ from flows.steps import Step
 RETUNES_MAX = 1_024
 """Commands that wait for their time in one shard."""
 
+_REASONS = {f"ignored.{r.name.lower()}": int(r) for r in IGNORED}
+_REASONS |= {f"malformed.{r.name.lower()}": int(r) for r in MALFORMED}
+_DROPS = {f"dropped.{d.name.lower()}": int(d) for d in DROPS}
+
 
 class DamStep(Step[Arrivals | Retune, Passage]):
     """Rate-limits the frames of a shard, and keeps the account of its packets."""
@@ -109,8 +113,8 @@ class DamStep(Step[Arrivals | Retune, Passage]):
 
     def totals(self) -> dict[str, int]:
         """Return the account of packets and frames."""
-        counts = {f"ignored.{r.name.lower()}": int(self._reasons[r]) for r in IGNORED}
-        counts |= {f"malformed.{r.name.lower()}": int(self._reasons[r]) for r in MALFORMED}
+        packets = self._reasons.tolist()
+        counts = {name: packets[reason] for name, reason in _REASONS.items()}
         if self._dam is None:
             return counts | {
                 "frames": self._passed,
@@ -118,7 +122,7 @@ class DamStep(Step[Arrivals | Retune, Passage]):
                 "passed_bytes": self._passed_bytes,
             }
         dam, account = self._dam, self._dam.counts
-        counts |= {f"dropped.{d.name.lower()}": int(account.dropped[d]) for d in DROPS}
+        counts |= {name: int(account.dropped[drop]) for name, drop in _DROPS.items()}
         return counts | {
             "frames": account.arrived,
             "passed": account.passed,
@@ -127,7 +131,7 @@ class DamStep(Step[Arrivals | Retune, Passage]):
             "queue_depth": dam.depth,
             "queue_bytes": dam.depth_bytes,
             "queued_max": dam.depth_max,
-            "tokens": int(dam.tokens),
+            "tokens": dam.tokens,
             "rate_hz": dam.rate_hz,
         }
 

@@ -29,10 +29,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from connectors.settings import load
 from core.errors import PenstockError, SinkError
 from core.scenario import Kind, Traffic
 from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
-from flows.cli import run_replay
+from flows.cli import carry_out
 from flows.console import say
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def run(folder: Path, out: Console, err: Console) -> Summary:
     _compile(err)
     paths = (str(capture),)
     flags: list[Layer] = [("PATH", {"run": {"paths": paths}}), ("--sink", {"run": {"sink": sink}})]
-    summary = run_replay(str(settings), flags, quiet=False)
+    summary = carry_out(load(str(settings), flags).settings)
     out.print(account(summary), "")
 
     out.rule("[bold]3  what the model found", align="left")

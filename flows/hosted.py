@@ -8,7 +8,8 @@ Laws:
 
 1. Settings come from `penstock.toml` and the environment. State is saved if and only if the engine
    was given a folder for it (`-r`), which therefore decides, not `run.recovery`.
-2. In a cluster of processes each has counted its own part only, and prints no summary.
+2. In a cluster of processes each has counted its own part only, and prints no summary. Elsewhere
+   a run whose packets do not add up says so.
 """
 
 from __future__ import annotations
@@ -59,15 +60,26 @@ def flow_from_environment() -> Dataflow:
     return flow
 
 
+def _engine_option(short: str, long: str, variable: str) -> str | None:
+    """Return an option of the command line of `bytewax.run`, as it finds it; `None` if not set."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(short, long, dest="asked", default=os.environ.get(variable))
+    asked: str | None = parser.parse_known_args(sys.argv[1:])[0].asked
+    return asked
+
+
+def _in_cluster() -> bool:
+    """Tell whether this process is one of several that share the run."""
+    many = _engine_option("-a", "--addresses", "BYTEWAX_ADDRESSES")
+    return bool(many or os.environ.get("BYTEWAX_HOSTFILE_PATH"))
+
+
 def _engine_layers() -> list[Layer]:
     """Return what the command line of `bytewax.run` says about recovery, if that is what runs."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or spec.name != "bytewax.run":
         return []
-    parser = argparse.ArgumentParser(add_help=False)
-    default = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
-    parser.add_argument("-r", "--recovery-directory", default=default)
-    folder = parser.parse_known_args(sys.argv[1:])[0].recovery_directory
+    folder = _engine_option("-r", "--recovery-directory", "BYTEWAX_RECOVERY_DIRECTORY")
     if folder:
         return [("-r", {"run": {"recovery": folder}})]
     if load().settings.run.recovery:
@@ -77,13 +89,13 @@ def _engine_layers() -> list[Layer]:
     return []
 
 
-def _explain_errors() -> list[PenstockError]:
+def _explain_errors() -> list[BaseException]:
     """Print an error of ours as one line, and nothing for those that follow from it.
 
     Returns:
-        A list that receives such errors.
+        A list that receives every error that was printed.
     """
-    told: list[PenstockError] = []
+    told: list[BaseException] = []
     usual = sys.excepthook
 
     def explain(
@@ -91,6 +103,7 @@ def _explain_errors() -> list[PenstockError]:
     ) -> None:
         known = cause(error)
         if known is None and not (told and isinstance(error, RuntimeError)):
+            told.append(error)
             usual(kind, error, trace)
         elif known is not None and not told:
             told.append(known)
@@ -100,8 +113,12 @@ def _explain_errors() -> list[PenstockError]:
     return told
 
 
-def _summarise(run: Run, begun_ns: int, failed: list[PenstockError]) -> None:
+def _summarise(run: Run, begun_ns: int, failed: list[BaseException]) -> None:
+    if failed or _in_cluster():
+        return
     seconds = (monotonic_ns() - begun_ns) * 1e-9
     summary = summarise(run.ledger, run.settings.capture.by, seconds)
-    if summary.adds_up and not failed:
+    if summary.adds_up:
         put(msgspec.json.encode(summary).decode())
+    else:
+        say(f"packets do not add up; please report this capture: {summary!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+# What `bytewax.run` and `bytewax.recovery` call; neither can be called without a command line.
 from bytewax._bytewax import cli_main, init_db_dir
 from bytewax.recovery import (
     InconsistentPartitionsError,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.1
 _STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
+_PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError)
+"""What the engine lets through when a snapshot in the store is damaged; see `pickle`."""
 
 Progress = Callable[[int, int, int], None]
 """Called now and then with bytes of the files consumed, bytes in all, and packets read."""
@@ -94,6 +98,9 @@ def _execute(flow: Dataflow, epoch_s: float, recovery: RecoveryConfig | None) ->
         if known is None and "Sqlite" in str(error):
             known = _damaged(recovery, error)
         raise known or _unforeseen(error) from error
+    except _PICKLE_ERRORS as error:
+        known = _unforeseen(error) if recovery is None else _damaged(recovery, error)
+        raise known from error
 
 
 def _damaged(recovery: RecoveryConfig | None, error: Exception) -> SourceError:

@@ -83,7 +83,8 @@ def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
             rejects = records.rejects(packets, reason, dead_letters)
             parts = dict(split(frames, shards))
             # What is no frame has no key; it is always the first shard's, whoever else is there.
-            first = Arrivals(parts.pop(0, frames.take(slice(0, 0))), counts, rejects)
+            ours = parts.pop(0) if 0 in parts else frames.take(slice(0, 0))
+            first = Arrivals(ours, counts, rejects)
             others = [(shard, Arrivals(part, nothing, None)) for shard, part in parts.items()]
             return [(shard_name(shard), each) for shard, each in [(0, first), *others]]
 

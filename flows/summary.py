@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from core.config import plain
+from core.plain import plain
 from core.topics import FINDINGS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ prints one JSON object: the summary, CPU seconds, resident memory above start, s
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -20,10 +19,14 @@ from connectors.settings import load
 from flows.replay import replay
 
 
-def resident_kib() -> int:
-    """Return the resident memory of this process now, in KiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() // 1024
+def resident_kib(field: str) -> int:
+    """Return resident memory of this process in KiB: `VmRSS` now, or `VmHWM` at its highest.
+
+    Not `ru_maxrss`, which begins with what the process that started this one had.
+    """
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1])
 
 
 def stages() -> dict[str, float]:
@@ -42,10 +45,10 @@ def main() -> None:
     dam = {"enabled": rate != "off"} | ({"rate_hz": int(rate)} if rate != "off" else {})
     flags = [("benchmark", {"run": {"paths": (path,)}, "capture": {"by": by}, "dam": dam})]
     settings = load(flags=flags, env={}).settings
-    before_kib, cpu, wall = resident_kib(), cpu_ns(), monotonic_ns()
+    before_kib, cpu, wall = resident_kib("VmRSS"), cpu_ns(), monotonic_ns()
     summary = replay(settings, notify=lambda line: print(line, file=sys.stderr))
     seconds = (monotonic_ns() - wall) * 1e-9
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_kib = resident_kib("VmHWM")
     cost = {
         "summary": msgspec.to_builtins(summary),
         "wall_s": round(seconds, 3),

@@ -225,6 +225,20 @@ def test_waiting_for_a_pipe_ends_with_the_run(tmp_path: Path) -> None:
             stream.readinto(view)
 
 
+def test_a_run_that_stops_looks_at_no_further_file(tmp_path: Path) -> None:
+    """A stop ends the search for captures, also inside a file that inflates to nothing for long."""
+    for name in ("a.pcap", "b.pcap"):
+        (tmp_path / name).write_bytes(make.pcap(SOME))
+    listing = list_captures((str(tmp_path), str(tmp_path / "a.pcap")), 1 << 18, stopped())
+    assert (listing.files, listing.unreadable) == ([], {})
+    stopping = threading.Event()
+    (tmp_path / "c.pcap.gz").write_bytes(gzip.compress(b"") * 40_000 + b"?")
+    with open_capture(str(tmp_path / "c.pcap.gz"), stopping) as stream:
+        stopping.set()
+        with pytest.raises(SourceError, match="stopped"):
+            stream.readinto(memoryview(bytearray(9)))
+
+
 def test_terminals_and_closed_input_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal, a closed standard input and a folder in its place are named with the cure."""
     control, terminal = os.openpty()

@@ -7,33 +7,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import bytewax.operators as op
-import numpy as np
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, cluster_main, run_main
 
 from connectors.discard import DiscardPart, DiscardSink, DiscardState
-from core.batches import RecordBatch
 from core.errors import SettingError
+from tests.records import record_batch as records
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def records(topic: str, values: list[bytes]) -> RecordBatch:
-    n = len(values)
-    return RecordBatch(
-        topic=topic,
-        values=np.frombuffer(b"".join(values), np.uint8).copy(),
-        value_end=np.cumsum([len(v) for v in values], dtype=np.int64),
-        keys=np.zeros(n, np.uint8),
-        key_end=np.arange(1, n + 1, dtype=np.int64),
-        at_ns=np.zeros(n, np.int64),
-        source=np.zeros(n, np.uint64),
-        ordinal=np.arange(n, dtype=np.int64),
-        seq=np.zeros(n, np.uint32),
-    )
 
 
 def flow(items: list[Any], sink: DiscardSink) -> Dataflow:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -20,28 +19,14 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, cluster_main, run_main
 
 from connectors.files import FilesPart, FilesSink, FilesState
-from core.batches import RecordBatch
 from core.errors import SettingError, SinkError
+from tests.disks import small_disk_at
+from tests.records import record_batch as records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connectors.formats import Format
-
-
-def records(topic: str, values: list[bytes]) -> RecordBatch:
-    n = len(values)
-    return RecordBatch(
-        topic=topic,
-        values=np.frombuffer(b"".join(values), np.uint8).copy(),
-        value_end=np.cumsum([len(v) for v in values], dtype=np.int64),
-        keys=np.full(n, ord("k"), np.uint8),
-        key_end=np.arange(1, n + 1, dtype=np.int64),
-        at_ns=np.zeros(n, np.int64),
-        source=np.zeros(n, np.uint64),
-        ordinal=np.arange(n, dtype=np.int64),
-        seq=np.zeros(n, np.uint32),
-    )
 
 
 def files_sink(folder: Path, **settings: Any) -> FilesSink:
@@ -273,17 +258,8 @@ def test_a_failed_run_commits_only_what_will_not_be_replayed(tmp_path: Path) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("SKIPPED LOUDLY: a full disk needs mount(8), which is not installed")
-    if done.returncode != 0:
-        pytest.skip(f"SKIPPED LOUDLY: a full disk needs the right to mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk_at(tmp_path / "disk", "128k") as folder:
+        yield folder
 
 
 @pytest.mark.root

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import bytewax.operators as op
-import numpy as np
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -29,6 +28,7 @@ from bytewax.testing import cluster_main, run_main
 from connectors.claim import recovery_id
 from connectors.files import FilesSink
 from core.batches import RecordBatch
+from tests.records import record_batch
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 8
@@ -41,17 +41,7 @@ def records(part: int, at: int) -> RecordBatch:
     """Batch `at` of a part: one to three records, in one of two topics."""
     n = 1 + at % 3
     values = [b"%d-%d-%d" % (part, at, i) for i in range(n)]
-    return RecordBatch(
-        topic=f"topic-{at // 3 % 2}",
-        values=np.frombuffer(b"".join(values), np.uint8).copy(),
-        value_end=np.cumsum([len(v) for v in values], dtype=np.int64),
-        keys=np.full(n, ord("k"), np.uint8),
-        key_end=np.arange(1, n + 1, dtype=np.int64),
-        at_ns=np.zeros(n, np.int64),
-        source=np.zeros(n, np.uint64),
-        ordinal=np.arange(n, dtype=np.int64),
-        seq=np.zeros(n, np.uint32),
-    )
+    return record_batch(f"topic-{at // 3 % 2}", values)
 
 
 def expected() -> Counter[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
+import threading
 import urllib.request
 
 import pytest
@@ -102,6 +104,26 @@ def test_a_port_is_served_and_freed(ledger: Ledger) -> None:
         stop()
         collector.withdraw()
     serve("127.0.0.1", port)()
+
+
+def test_a_client_that_goes_away_is_not_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """A connection reset in the middle of a request writes nothing: anybody can make many."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = set(threading.enumerate())
+    stop = serve("127.0.0.1", port)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        # No time to linger: what is closed is reset.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert answer.status == 200
+    stop()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("host", ["256.256.256.256", "a..b", "192.0.2.1"])

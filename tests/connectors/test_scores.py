@@ -146,6 +146,15 @@ def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
     assert left(tmp_path) == ["s.npy"]
 
 
+def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
+    """What somebody's link by the name of the temporary file leads to is not emptied."""
+    (tmp_path / "precious").write_text("keep me")
+    (tmp_path / ".s.npy.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(SinkError, match="give --scores"):
+        ScoresFile(tmp_path / "s.npy")
+    assert (tmp_path / "precious").read_text() == "keep me"
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     """Room that cannot be had ends the run with an error, never with a signal."""
     script = (

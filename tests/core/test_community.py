@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.community import COMMUNITY_ID_BYTES, write_community_id
+from tests.plain import rest_passes
 
 Flow = tuple[bytes, bytes, int, int, int]
 """Source and destination address, protocol, ports or ICMP type and code."""
@@ -162,12 +160,4 @@ def test_ends_of_different_families_are_hashed_as_ipv6() -> None:
 
 def test_plain_python_writes_the_same() -> None:
     """The rest of this file passes with compilation switched off."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(
-        [*command, "-k", "not plain_python"],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
+    rest_passes(__file__)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import subprocess
-import sys
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +19,7 @@ from core.batches import FrameBatch, concat
 from core.dam import Dam, Judged
 from core.dam_kernels import DRAIN_NS, FRAME_OVERHEAD, TOKEN, TOKENS, refill
 from core.reasons import Drop
+from tests.plain import printed
 
 LOW, HIGH = -(1 << 63), (1 << 63) - 1
 Frame = tuple[int, int, int]  # at_ns, device, body_len
@@ -386,14 +383,7 @@ def digest() -> str:
 
 def test_plain_python_gives_the_same() -> None:
     """With `NUMBA_DISABLE_JIT=1` a long run gives the same marks, releases and totals."""
-    root = Path(__file__).resolve().parents[2]
-    plain = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)},
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert plain.stderr == ""
-    assert plain.stdout.strip() == digest()
+    assert printed(__file__) == digest()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Timestamp
 from scapy.layers.inet6 import (
@@ -18,50 +17,29 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrRouting,
 )
 from scapy.layers.l2 import ARP, LLC, SNAP, STP, CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Dot3
-from scapy.layers.l2 import Ether as EtherLayer
 from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
-from core.batches import HeaderBatch, PacketBatch
+from core.batches import HeaderBatch
 from core.headers import IPV6_HEADERS_MAX, decode_headers
-from core.kernels import MAC_HI
+from core.host import MAC_HI
 from core.reasons import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-MAC_A, MAC_B = "02:00:00:00:00:01", "02:00:00:00:00:02"
-V4_A, V4_B = "192.0.2.1", "198.51.100.2"
-V6_A, V6_B = "2001:db8::1", "2001:db8:ffff::2"
-BODY = b"twenty bytes of body"
-
-ETHER = EtherLayer(src=MAC_A, dst=MAC_B)
-FOUR, SIX = IP(src=V4_A, dst=V4_B), IPv6(src=V6_A, dst=V6_B)
-DATAGRAM, SEGMENT = UDP(sport=1234, dport=53), TCP(sport=80, dport=4321, flags="SA")
-
-
-def wire(packet: Any) -> bytes:
-    """Build a packet of scapy's, its lengths and checksums filled in."""
-    return bytes(packet)
-
-
-def batch(packets: Sequence[tuple[int, bytes]], gap: bytes = b"\xa5" * 7) -> PacketBatch:
-    """Lay packets into one arena with a gap of other bytes round each."""
-    size = len(packets)
-    caplen = np.array([len(data) for _, data in packets], np.int32)
-    start = np.cumsum(caplen.astype(np.int64) + len(gap)) - caplen
-    joined = b"".join(gap + data for _, data in packets) + gap
-    return PacketBatch(
-        arena=np.frombuffer(bytearray(joined), np.uint8),
-        start=start,
-        caplen=caplen,
-        wirelen=caplen.copy(),
-        at_ns=np.zeros(size, np.int64),
-        linktype=np.array([link for link, _ in packets], np.int32),
-        ordinal=np.arange(size, dtype=np.int64),
-        index=0,
-        source=0,
-    )
+from tests.packets import (
+    BODY,
+    DATAGRAM,
+    ETHER,
+    FOUR,
+    MAC_A,
+    MAC_B,
+    SEGMENT,
+    SIX,
+    V4_A,
+    V4_B,
+    V6_A,
+    V6_B,
+    batch,
+    wire,
+)
 
 
 def address(text: str) -> tuple[int, int]:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core.host import key_text
-from core.kernels import MAC_HI
+from core.host import MAC_HI, key_text
 from core.text_out import ADDRESS_BYTES_MAX, write_address
 
 WORDS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 0xFFFF_0102_0304, 0x2001_0DB8 << 32])

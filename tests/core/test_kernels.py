@@ -83,3 +83,27 @@ def test_cache_falls_back_when_home_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     _, folder = probe(HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
     assert Path(folder).is_relative_to(tmp_path / "tmp")
+
+
+def test_a_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
+    """A number that no user has, as containers run under, finds the temporary folder."""
+    program = (
+        "import pathlib, core.kernels as kernels\n"
+        "def homeless(path):\n"
+        "    raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.expanduser = homeless\n"
+        "print(kernels._cache_folder())\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    environment |= {"NUMBA_CACHE_DIR": "", "TMPDIR": str(tmp_path), "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", program]
+
+    def folder() -> str:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        return done.stdout.strip()
+
+    assert Path(folder()).is_relative_to(tmp_path)
+    shared = tmp_path / f"penstock-{os.getuid()}"
+    assert shared.stat().st_mode & 0o777 == 0o700
+    shared.chmod(0o777)  # as somebody who made it first would have it
+    assert folder() == "None"

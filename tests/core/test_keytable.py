@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +23,7 @@ from core.keytable import (
     oldest,
     remove,
 )
+from tests.plain import printed
 
 MAX = (1 << 64) - 1
 Key = tuple[int, ...]
@@ -151,14 +148,7 @@ def test_many_removals_leave_the_index_whole() -> None:
 
 def test_plain_python_gives_the_same() -> None:
     """With `NUMBA_DISABLE_JIT=1` the same history gives the same results, and no warning."""
-    root = Path(__file__).resolve().parents[2]
-    plain = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)},
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert plain.stderr == ""
-    assert plain.stdout.strip() == str(churn(5))
+    assert printed(__file__) == str(churn(5))
 
 
 def test_chosen_keys_do_not_pile_up() -> None:

@@ -16,7 +16,7 @@ from core import record_kernels, records
 from core.batches import RecordBatch
 from core.frame import device_frames
 from core.headers import decode_headers
-from core.kernels import MAC_HI
+from core.host import MAC_HI
 from core.netflow import FlowBatch
 from core.netflow_kernels import (
     BYTES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tomllib
 from pathlib import Path
@@ -208,14 +209,15 @@ def test_scores_to_an_impossible_place_fail_first(
 
 def test_a_port_in_use_is_named(here: Path, ask: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
     """So is a host that does not exist; both before a packet is read."""
-    for host, port in (("127.0.0.1", "1"), ("no host", "9"), ("x" * 300, "9"), ("192.0.2.1", "9")):
-        monkeypatch.setenv("PENSTOCK_METRICS_HOST", host.replace(" ", "-"))
-        monkeypatch.setenv("PENSTOCK_METRICS_PORT", port)
-        if (host, port) == ("127.0.0.1", "1") and os.geteuid() == 0:
-            continue
-        done = ask("replay", "a.pcap")
-        assert (done.code, done.out) == (1, "")
-        assert done.line.startswith(f"penstock: metrics.port {port} on ")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = str(holder.getsockname()[1])
+        places = (("127.0.0.1", taken), ("no-host", "9"), ("x" * 300, "9"), ("192.0.2.1", "9"))
+        for host, port in places:
+            monkeypatch.setenv("PENSTOCK_METRICS_HOST", host)
+            monkeypatch.setenv("PENSTOCK_METRICS_PORT", port)
+            done = ask("replay", "a.pcap")
+            assert (done.code, done.out) == (1, "")
+            assert done.line.startswith(f"penstock: metrics.port {port} on ")
 
 
 def test_nothing_heavy_is_loaded_for_help() -> None:

@@ -17,7 +17,7 @@ from connectors.stderr import engine_held_back
 from core import kernels
 from flows import cli
 from flows.replay import replay
-from tests.flows.runs import Done, environment, finish, settings, start
+from tests.flows.runs import Done, environment, finish, penstock, settings, start
 
 ESCAPE = "\x1b"
 
@@ -90,6 +90,23 @@ def test_closed_streams_do_no_harm(capture: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert json.loads(done.stdout)["files"]["read"] == 1
+
+
+def test_a_closed_standard_output_is_one_line(tmp_path: Path) -> None:
+    """Started without standard output, a command fails and says so."""
+    command = ["bash", "-c", 'exec "$0" -m flows.cli config show >&-', sys.executable]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "penstock: standard output: closed; give results a place\n"
+
+
+def test_a_table_is_shown_in_any_character_set(capture: Path, tmp_path: Path) -> None:
+    """What the character set of standard output lacks is escaped."""
+    done = penstock("replay", capture, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.code, done.err) == (0, "")
+    assert "\\u2192 telemetry.readings.v1" in done.out
 
 
 def test_only_the_engines_report_is_held_back(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from flows.simulate import SimulationSummary
 from flows.summary import summarise
 from models.features import RowBatch
 from models.judge import Judge, Judgement
+from tests.disks import mount, small_disk_at
 from tests.flows.runs import (
     HOSTED,
     as_env,
@@ -108,20 +108,8 @@ def test_a_sink_that_fails_ends_the_run_with_one_line(capture: Path, tmp_path: P
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB, which holds a quarter of the records."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = mount(folder, "-t", "tmpfs", "-o", "size=256k", "tmpfs")
-    if done.returncode != 0:
-        pytest.skip(f"SKIPPED LOUDLY: a full disk needs the right to mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def mount(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    if shutil.which("mount") is None:
-        pytest.skip("SKIPPED LOUDLY: a full disk needs mount(8), which is not installed")
-    command = ["mount", *options, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    with small_disk_at(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
 @pytest.mark.root

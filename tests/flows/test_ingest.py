@@ -11,8 +11,9 @@ import pytest
 
 from core.reasons import FIRST_MALFORMED
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
+from flows.replay import replay
 from flows.simulate import REASON_OF, SimulationSummary
-from tests.flows.runs import counts, findings, records, replayed
+from tests.flows.runs import counts, findings, records, replayed, settings
 
 TIGHT = {"rate_hz": 200, "burst": 50, "queue_len_max": 40}
 
@@ -98,6 +99,33 @@ def test_rows_are_scored_warming_or_unscored(capture: Path) -> None:
     assert len({sum(each.values()) for each in rows}) == 1
     assert rows[0]["scored"] > rows[1]["scored"] > rows[2]["scored"] == 0
     assert rows[2]["warming"] == sum(rows[2].values())
+
+
+@pytest.mark.parametrize("stray", [1, 2])
+def test_stamps_far_ahead_are_outvoted_or_told(
+    capture: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], stray: int
+) -> None:
+    """One packet from another century changes no score; two stop time, and that is said."""
+    raw = bytearray(capture.read_bytes())
+    at, seen = 24, 0
+    while seen < 2000:
+        seen += 1
+        if seen > 2000 - stray:
+            raw[at : at + 4] = (2**32 - 1).to_bytes(4, "little")
+        at += 16 + int.from_bytes(raw[at + 8 : at + 12], "little")
+    path = tmp_path / "stray.pcap"
+    path.write_bytes(raw)
+    told: list[str] = []
+    usual = replayed(capture)
+    odd = replay(settings(path), told.append)
+    assert capfd.readouterr().err == ""
+    assert odd.packets_in == usual.packets_in
+    if stray == 1:
+        assert odd.rows == usual.rows
+        assert told == []
+    else:
+        assert odd.rows["scored"] < usual.rows["scored"]
+        assert any("more than a day before" in line for line in told)
 
 
 def test_a_filter_takes_packets_out_before_they_count(capture: Path) -> None:

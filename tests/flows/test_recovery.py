@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,14 @@ def test_a_damaged_store_is_named(stored: Path) -> None:
         assert line.endswith("or remove this one to start over")
     in_the_way = {"recovery": str(stored / "a.pcap")}
     assert "give --recovery a folder" in refused(stored, run=in_the_way)
+
+
+@pytest.mark.parametrize("snapshot", [b"", b"\x80\x04\x95", b"cno.such\nmodule\n.", b"0."])
+def test_a_damaged_snapshot_is_named(stored: Path, snapshot: bytes) -> None:
+    """A sound database with unreadable snapshots in it is one line with a cure, too."""
+    with closing(sqlite3.connect(stored / "store" / "part-0.sqlite3")) as store, store:
+        store.execute("UPDATE snaps SET ser_change = ? WHERE ser_change NOT NULL", (snapshot,))
+    assert refused(stored).startswith(f"{stored / 'store'}: not a sound recovery folder")
 
 
 @pytest.mark.parametrize("change", [{"scores": "x.npy"}, {"paths": ("-",)}])
