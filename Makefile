@@ -8,7 +8,7 @@ READY := .venv/.complete
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench lock clean
+.PHONY: help setup demo test lint check format bench lock wheel clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,11 @@ lock: $(READY) ## Resolve the dependencies anew, newest first
 		--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" --quiet
 	@.ci/setup
+
+# uv does not read pip's settings; a certificate meant for pip is meant for it too.
+wheel: $(READY) ## Build the wheel into dist/
+	@SSL_CERT_FILE="$${SSL_CERT_FILE:-$${PIP_CERT:-}}"; [ -n "$$SSL_CERT_FILE" ] \
+		&& export SSL_CERT_FILE || unset SSL_CERT_FILE; $(BIN)/uv build --quiet --wheel && ls dist/*.whl
 
 clean: ## Remove everything make made, .venv included
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -34,7 +34,6 @@ from core.plain import plain
 from core.timeline import START, STEP_NS_MAX, settle
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from connectors.ledger import Ledger
@@ -165,6 +164,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         """Start the reader at the position of a snapshot, or at the beginning."""
         self._source = source
         self._unreadable = len(listing.unreadable)
+        self._ended = False
         self._bytes_all = sum(max(0, f.fingerprint[0]) for f in listing.files)
         self._at = resume or Position(source.digest, _identities(listing))
         self._resumed = self._at.packets
@@ -209,8 +209,8 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         behind = self._at.behind + int(np.count_nonzero(clock_ns - head.at_ns > STEP_NS_MAX))
         if behind and not self._at.behind:
             self._source.notify(
-                f"{self._path()}: holds packets stamped more than a day before earlier ones; limits "
-                "and windows take them at the latest time seen; replay it alone if that is wrong"
+                f"{self._path()}: holds packets stamped more than a day before earlier ones; they "
+                "are limited at the latest time seen and not scored; replay it alone to change it"
             )
         self._at = replace(
             self._at,
@@ -248,6 +248,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         self._after = item.after
         if batch is None or len(batch) == 0:
             self._at = replace(self._at, mark=item.after, skip=self._skip)
+            self._ended = item.last
             self._report()
             if item.last:
                 raise StopIteration
@@ -277,6 +278,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
                 "captured_bytes": self._at.caplen_bytes,
                 "filtered": mark.filtered,
                 "behind": self._at.behind,
+                "ended": int(self._ended),
                 "files_read": mark.read,
                 "files_truncated": mark.truncated,
                 "files_unreadable": self._unreadable + mark.unreadable,

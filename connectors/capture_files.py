@@ -117,7 +117,8 @@ def list_captures(
     """
     listing = Listing()
     for given in paths:
-        if stopping.is_set():
+        # The first path is looked at in any case, and says itself that it was interrupted.
+        if stopping.is_set() and (listing.files or listing.unreadable):
             break
         if given == STDIN:
             if any(f.path == STDIN for f in listing.files):

@@ -179,6 +179,12 @@ class FilesPart(StatefulSinkPartition[RecordBatch, FilesState]):
                     f"{self._sink.folder}: another run wrote here after this one stopped; "
                     "resume with the folder as it was, or start anew with an empty recovery folder"
                 )
+            gone = [name for name, _ in state.delivered if not (self._sink.folder / name).is_dir()]
+            if gone:
+                raise SinkError(
+                    f"{self._sink.folder}: the records of {gone[0]} written before are gone; put "
+                    "them back, or start anew with an empty recovery folder"
+                )
             following, first = dict(state.following), start.first if start is not None else {}
         elif start is not None and start.owner == owner != "":
             following = first = start.first

@@ -32,6 +32,7 @@ _COUNTERS = {  # ledger name → metric, help
         "penstock_packets_behind",
         "Packets stamped more than a day before the time of the replay.",
     ),
+    "late": ("penstock_frames_late", "Frames stamped too long ago to be scored."),
     "frames": ("penstock_frames", "Packets accepted as frames."),
     "passed": ("penstock_frames_passed", "Frames the dam let through, at once or later."),
     "passed_bytes": ("penstock_passed_bytes", "Bytes of the frames that passed."),

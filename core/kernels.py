@@ -117,7 +117,11 @@ def kernel(signature: Any, *, inline: bool = False, allocates: bool = False) -> 
             options["_nrt"] = False
         if inline:
             options["forceinline"] = True
-        compiled = numba.njit(signature, **options)(function)
+        try:
+            compiled = numba.njit(signature, **options)(function)
+        except OSError:  # the cache cannot be written, for a full disk say: do without
+            options["cache"] = False
+            compiled = numba.njit(signature, **options)(function)
         if sum(compiled.stats.cache_hits.values()) == 0:
             for listener in on_compile:
                 listener(function.__name__)

@@ -23,6 +23,8 @@ from core.errors import PenstockError, RunError, UsageError
 from flows.console import put, refused, say
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from core.config import Layer, Settings
     from flows.replay import Progress
     from flows.summary import Summary
@@ -126,7 +128,7 @@ def replay(
     settings = load(config, flags).settings
     summary = carry_out(settings)
     show(summary, settings.run.sink_folder, as_json=as_json)
-    if not summary.read_anything and not summary.files.unreadable:
+    if not summary.read_anything and not summary.files.unreadable and not summary.interrupted:
         say("nothing was read: no captures in the paths given")
     failed = not summary.read_anything or (settings.run.strict and summary.files.unreadable)
     raise typer.Exit(1 if failed else 0)
@@ -280,6 +282,7 @@ def config_check(file: Annotated[str, typer.Argument(help="TOML file to check.")
 
 def main() -> None:
     """Run the command line; the entry point `penstock`."""
+    sys.excepthook = _last_words
     try:
         code = app(prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
@@ -294,6 +297,17 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = 130  # as shells have it for SIGINT
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _last_words(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Say in one line that the engine gave up, as it does when the disk of its store is full."""
+    if kind.__name__ == "PanicException":  # of Rust, which offers no class to name
+        text = " ".join(str(error).split())
+        say(f"the engine failed: {text}; is there room and right to write where --recovery points?")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _explain(error: Exception) -> int:

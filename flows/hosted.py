@@ -117,8 +117,13 @@ def _summarise(run: Run, begun_ns: int, failed: list[BaseException]) -> None:
     if failed or _in_cluster():
         return
     seconds = (monotonic_ns() - begun_ns) * 1e-9
-    summary = summarise(run.ledger, run.settings.capture.by, seconds)
+    by, interrupted = run.settings.capture.by, run.interrupted
+    summary = summarise(run.ledger, by, seconds, interrupted=interrupted)
     if summary.adds_up:
         put(msgspec.json.encode(summary).decode())
+        if not summary.read_anything:
+            # The engine ended well, and only here is it known that this is a failure.
+            sys.stdout.flush()
+            os._exit(1)
     else:
         say(f"packets do not add up; please report this capture: {summary!r}")

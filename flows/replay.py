@@ -79,12 +79,29 @@ def replay(
         with _reporting(run, progress):
             _execute(flow, settings.run.epoch_s, recovery)
         seconds = (monotonic_ns() - begun_ns) * 1e-9
-        summary = summarise(run.ledger, settings.capture.by, seconds)
+        interrupted = run.interrupted
+        summary = summarise(run.ledger, settings.capture.by, seconds, interrupted=interrupted)
         if not summary.adds_up:
             raise RunError(f"packets do not add up; please report this capture: {summary!r}")
         if run.scores is not None:
             run.scores.finish(summary.packets_in)
+    _advise(run, summary)
     return summary
+
+
+def _advise(run: Run, summary: Summary) -> None:
+    """Say what a reader of the summary would otherwise have to guess."""
+    if summary.interrupted:
+        ways = "the same command goes on there" if run.recovers else "start it again for the rest"
+        run.notify(f"interrupted after {summary.packets_in:,} packets; {ways}")
+    elif summary.packets_in and not summary.frames + sum(summary.malformed.values()):
+        port = run.settings.capture.port
+        run.notify(f"no device frames to UDP port {port}; name another --port, or use --by host")
+    if summary.late:
+        run.notify(
+            f"{summary.late:,} frames were stamped too long before others to be scored: captures "
+            "that overlap in time are better replayed one by one"
+        )
 
 
 def _execute(flow: Dataflow, epoch_s: float, recovery: RecoveryConfig | None) -> None:

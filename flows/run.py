@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from connectors.bpf import compile_filter
-from connectors.capture import CaptureSource
+from connectors.capture import PAGE, CaptureSource
 from connectors.claim import recovery_id
 from connectors.discard import DiscardSink
 from connectors.files import FilesSink
@@ -69,6 +69,11 @@ class Run:
     def recovers(self) -> bool:
         """Whether state is saved, so that a killed run can be resumed."""
         return bool(self.settings.run.recovery)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the source before its input did."""
+        return self.stopping.is_set() and not self.ledger.page(PAGE).get("ended")
 
     @property
     def digest(self) -> str:

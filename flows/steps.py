@@ -139,7 +139,13 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         return out, StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[Iterable[W], bool]:
-        """Flush at the end of input; see `StatefulBatchLogic`."""
+        """Flush at the end of input; see `StatefulBatchLogic`.
+
+        A run that was stopped and can be resumed keeps what it holds: it goes on as if there had
+        been no stop.
+        """
+        if self.run.recovers and self.run.interrupted:
+            return (), StatefulBatchLogic.RETAIN
         out = list(self.end())
         self._count()
         return out, StatefulBatchLogic.RETAIN
@@ -185,7 +191,7 @@ class FeatureStep(Step[Passage, RowBatch]):
 
     def totals(self) -> dict[str, int]:
         """Return how many keys are remembered."""
-        return {"keys": self._windows.keys}
+        return {"keys": self._windows.keys, "late": self._windows.late}
 
 
 class ScoreStep(Step[RowBatch, Scored]):

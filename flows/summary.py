@@ -37,12 +37,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         frames: `packets_in` less ignored and malformed.
         passed: Frames delivered.
         dropped: Frames the dam dropped, by reason; `frames = passed + Σ dropped`.
+        held: Frames that wait in the dam of a run that was stopped and can be resumed; else 0.
         queued_max: Most frames that waited at once.
         rows: Feature rows `scored`, `warming`, and `unscored`.
+        late: Frames that count in no row, because they were stamped too long before others.
         findings: Findings written.
+        findings_suppressed: Findings over the limit of a window, which were not written.
         delivered: Records the sink took, by topic.
         seconds: From the first read to the last delivery.
         packets_per_s: Packets read in these seconds, `packets_in` unless the run was resumed.
+        interrupted: Whether a signal ended it before its input did.
     """
 
     by: str
@@ -54,12 +58,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     passed: int
     dropped: dict[str, int]
+    held: int
     queued_max: int
     rows: dict[str, int]
+    late: int
     findings: int
+    findings_suppressed: int
     delivered: dict[str, int]
     seconds: float
     packets_per_s: float
+    interrupted: bool
 
     @property
     def adds_up(self) -> bool:
@@ -69,7 +77,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         dead_letters = TELEMETRY_DLQ if by_device else FLOWS_DLQ
         return (
             self.packets_in == known
-            and self.frames == self.passed + sum(self.dropped.values())
+            and self.frames == self.passed + sum(self.dropped.values()) + self.held
             and self.delivered.get(dead_letters, 0) == malformed
             and (not by_device or self.delivered.get(TELEMETRY, 0) == self.passed)
             and self.delivered.get(FINDINGS, 0) == self.findings
@@ -81,13 +89,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.files.read or self.packets_in or self.filtered)
 
 
-def summarise(ledger: Ledger, by: str, seconds: float) -> Summary:
+def summarise(ledger: Ledger, by: str, seconds: float, *, interrupted: bool = False) -> Summary:
     """Add up the ledger of a run.
 
     Args:
         ledger: Its ledger, after the last delivery.
         by: `device` or `host`.
         seconds: How long it took.
+        interrupted: Whether a signal ended it before its input did.
     """
     total = ledger.total()
     fresh = total["packets_in"] - total["packets_resumed"]
@@ -105,16 +114,20 @@ def summarise(ledger: Ledger, by: str, seconds: float) -> Summary:
         frames=total["frames"],
         passed=total["passed"],
         dropped=_named(total, "dropped"),
+        held=total["queue_depth"],
         queued_max=total["queued_max"],
         rows={
             "scored": total["rows_scored"],
             "warming": total["rows_warming"],
             "unscored": sum(_named(total, "unscored").values()),
         },
+        late=total["late"],
         findings=total["findings"],
+        findings_suppressed=total["findings_suppressed"],
         delivered=_named(total, "delivered"),
         seconds=round(seconds, 3),
         packets_per_s=round(fresh / seconds, 1) if seconds > 0 else 0.0,
+        interrupted=interrupted,
     )
 
 
@@ -146,9 +159,12 @@ def table(summary: Summary, folder: str | None = None) -> Table:
         ("frames", summary.frames),
         ("  passed", summary.passed),
         *((f"  dropped: {n}", c) for n, c in summary.dropped.items()),
+        *[("  held for the resumed run", summary.held)][: summary.held],
         ("queued at most", summary.queued_max),
         *((f"rows {n}", c) for n, c in summary.rows.items() if c),
+        *[("frames too late to be scored", summary.late)][: summary.late],
         ("findings", summary.findings),
+        *[("  suppressed", summary.findings_suppressed)][: summary.findings_suppressed],
         *((f"→ {n}", c) for n, c in summary.delivered.items()),
     ]
     grid = Table(title=f"replay by {summary.by}", show_header=False, title_justify="left")

@@ -22,7 +22,7 @@ et al. (1990), over 64 bits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +55,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.batches import FrameBatch
+
+LATE_NS = 100_000_000
+"""So long behind the latest time a packet is late. Capture hardware reorders by less; captures that
+overlap are replayed one after the other, and what the second says of times gone by must not pile up
+in the window of the last."""
 
 NAMES = (
     "rate",
@@ -101,6 +106,8 @@ class RowBatch:
         population: `(g, 3) float64`; columns `POPULATION_NAMES`.
         packet_index: `(k,) int64`; packets of these rows, by number in the replay (when tracked).
         packet_row: `(k,) int64`; the row of each, as an index into this batch.
+        partial: Whether input ended inside the window, so that its rates are too low, or, where
+            a key had just begun, too high.
     """
 
     features: NDArray[np.float64]
@@ -116,6 +123,7 @@ class RowBatch:
     population: NDArray[np.float64]
     packet_index: NDArray[np.int64]
     packet_row: NDArray[np.int64]
+    partial: bool = False
 
     def __len__(self) -> int:
         return int(self.count.size)
@@ -152,6 +160,7 @@ class WindowFeatures:
         self._scalars = np.zeros(SCALARS, np.int64)
         self._scalars[WINDOW] = -1
         self._track = track
+        self.late = 0
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
 
     @property
@@ -160,7 +169,15 @@ class WindowFeatures:
         return len(self._table)
 
     def update(self, frames: FrameBatch) -> RowBatch | None:
-        """Count arrivals; return the rows that closed on the way, if any."""
+        """Count arrivals; return the rows that closed on the way, if any.
+
+        Late ones, stamped `LATE_NS` or more before the time reached, are counted in no row: nobody
+        knows any more what else happened then.
+        """
+        late = frames.clock_ns - frames.at_ns >= LATE_NS
+        if late.any():
+            self.late += int(np.count_nonzero(late))
+            frames = frames.take(np.flatnonzero(~late))
         count = len(frames)
         first = int(self._scalars[CLOSED])
         out = self._room(int(self._scalars[OPEN]) + count, count + 1)
@@ -178,12 +195,13 @@ class WindowFeatures:
         return self._rows(out, sizes, first)
 
     def finish(self) -> RowBatch | None:
-        """Close the open window at the end of input; return its rows, if any."""
+        """Close the open window at the end of input; return its rows, marked partial, if any."""
         first = int(self._scalars[CLOSED])
         out = self._room(int(self._scalars[OPEN]), 1)
         sizes = np.zeros(2, np.int64)
         close(self._slots, self._open, self._scalars, self._window_ns, out, sizes)
-        return self._rows(out, sizes, first)
+        rows = self._rows(out, sizes, first)
+        return replace(rows, partial=True) if rows is not None else None
 
     @staticmethod
     def _room(rows: int, groups: int) -> tuple[NDArray[Any], ...]:
@@ -240,6 +258,7 @@ class WindowFeatures:
             "slots": tuple(column[slots] for column in self._slots),
             "open": tuple(column[:rows].copy() for column in self._open),
             "scalars": self._scalars.copy(),
+            "late": self.late,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -250,6 +269,7 @@ class WindowFeatures:
         for column, saved in zip(self._open, state["open"], strict=True):
             column[: len(saved)] = saved
         self._scalars[:] = state["scalars"]
+        self.late = state["late"]
         # Open rows name their key's slot, which may be another one now.
         renamed = np.zeros(self._table.capacity, np.int64)
         renamed[state["slot_of"]] = placed

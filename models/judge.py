@@ -13,6 +13,7 @@ Laws:
 4. The population as a whole is judged beside the keys: a herd of new devices makes none of them
    strange, but their number is. It is told when the keys remembered grow by `HERD_GROWTH_MIN` in
    one window, `DISTANCE_MIN` beyond what they used to grow by.
+5. The window in which input ended is scored and tells nothing: half a window has half the rate.
 
 Nothing here depends on how rows were cut into batches.
 """
@@ -102,6 +103,8 @@ class Judge:
         strongest = np.fmax.reduce(np.abs(distances), axis=1, initial=0.0)
         hot = (strongest >= DISTANCE_MIN) & (tails <= self._settings.threshold)
         judgement = Judgement(scores)
+        if rows.partial:
+            return judgement
         for row, window in self._concerned(rows, hot):
             key = (int(rows.key_hi[row]), int(rows.key_lo[row]))
             if not self._is_new(key, window, bool(hot[row]), float(strongest[row])):

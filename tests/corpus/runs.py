@@ -19,8 +19,12 @@ MODES = ("host", "device")
 COMPOSITE = "kitsune-mirai/composite-dev.pcap.gz"
 
 
+ADVICE = ("no device frames", "too long before others")
+"""What is said of a whole replay rather than of one capture."""
+
+
 class Replayed(NamedTuple):
-    """What a replay did, and the lines it had for the user."""
+    """What a replay did, and the lines it had for the user about its captures."""
 
     summary: Summary
     notices: tuple[str, ...]
@@ -38,7 +42,11 @@ def replayed(*paths: Path, by: str, sink: str = "null", scores: str = "") -> Rep
         for each, handler in kept.items():
             signal.signal(each, handler)
     check_account(summary)
-    return Replayed(summary, tuple(notices))
+    about = [line for line in notices if not any(advice in line for advice in ADVICE)]
+    assert len(notices) - len(about) == bool(summary.late) + (
+        summary.packets_in > 0 and not summary.frames and not summary.malformed
+    )
+    return Replayed(summary, tuple(about))
 
 
 def check_account(summary: Summary) -> None:

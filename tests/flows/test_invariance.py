@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.topics import FINDINGS, FLOWS, TELEMETRY, TELEMETRY_DLQ
-from flows.simulate import SimulationSummary, simulate
+from flows.simulate import START_NS, SimulationSummary, simulate
 from tests.flows.runs import (
     Ordered,
     finish,
@@ -137,7 +137,12 @@ def test_scores_are_nan_where_nothing_was_scored(
     """One float32 a packet in replay order; NaN while warming and for what is no frame."""
     npy = tmp_path / "scores.npy"
     run = {"scores": str(npy)}
-    replayed(capture, capture, anomaly={"warm_rows": 0}, run=run)
+    later = tmp_path / "later.pcap"
+    simulate(
+        later, scenario="mixed", devices=60, rate_hz=500.0, seconds=8.0, seed=5, port=9999,
+        start_ns=START_NS + 3600 * 10**9,
+    )  # fmt: skip
+    replayed(capture, later, anomaly={"warm_rows": 0}, run=run)
     every = np.load(npy)
     assert every.shape == (2 * mixed.packets,)
     assert every.dtype == np.float32
@@ -145,7 +150,7 @@ def test_scores_are_nan_where_nothing_was_scored(
     assert np.isfinite(every[mixed.packets :]).sum() == mixed.frames
     replayed(capture, anomaly={"warm_rows": 1_000_000}, run=run)
     assert np.isnan(np.load(npy)).all()
-    replayed(capture, capture={"filter": "arp"}, run=run)
+    replayed(capture, capture={"filter": "arp", "by": "host"}, run=run)
     assert np.load(npy).shape == (mixed.other["arp"],)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import signal
 import sqlite3
 from contextlib import closing
 from functools import partial
@@ -44,21 +46,36 @@ def reached(cwd: Path, target: int) -> bool:
     return (cwd / "store" / "part-0.sqlite3").exists() and committed(cwd / "out") >= target
 
 
-def kill(command: list[str], cwd: Path, files: int) -> None:
-    """Start a run, and kill it once it has committed so many more files."""
+def halt(command: list[str], cwd: Path, files: int, number: signal.Signals) -> None:
+    """Start a run, and send it a signal once it has committed so many more files."""
     target = committed(cwd / "out") + files
     pace = {"speed": 3}
     rules = RULES | {"capture": RULES["capture"] | pace, "run": {"epoch_s": 0.02}}
     process = start(command, cwd, as_env(**rules))
     wait_until(process, partial(reached, cwd, target))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -9
+    process.send_signal(number)
+    out, err = process.communicate()
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        return
+    assert process.returncode == 0, err
+    assert json.loads(out)["interrupted"]
+    assert "the same command goes on there" in err
 
 
-@pytest.mark.parametrize(("by", "after"), [("device", [0, 1, 25]), ("host", [4])])
-def test_kill_and_resume(capture: Path, tmp_path: Path, by: str, after: list[int]) -> None:
-    """Killed at several points and resumed, files and summary are those of an uninterrupted run."""
+@pytest.mark.parametrize(
+    ("by", "after", "number"),
+    [
+        ("device", [0, 1, 25], signal.SIGKILL),
+        ("host", [4], signal.SIGKILL),
+        ("device", [1, 20], signal.SIGTERM),
+        ("host", [4], signal.SIGINT),
+    ],
+)
+def test_stop_and_resume(
+    capture: Path, tmp_path: Path, by: str, after: list[int], number: signal.Signals
+) -> None:
+    """Killed or told to stop, and resumed, a run leaves what an uninterrupted one leaves."""
     rules = RULES | {"capture": RULES["capture"] | {"by": by}}
     summary = replayed(capture, **rules, run={"sink": f"files:{tmp_path / 'whole'}"})
     whole = records(tmp_path / "whole")
@@ -71,8 +88,8 @@ def test_kill_and_resume(capture: Path, tmp_path: Path, by: str, after: list[int
     path.write_bytes(gzip.compress(capture.read_bytes(), 1))
     sink, store = f"files:{tmp_path / 'out'}", str(tmp_path / "store")
     for files in after:
-        kill(["-m", "flows.cli", "replay", str(path), "--by", by, "--sink", sink,
-              "--recovery", store], tmp_path, files)  # fmt: skip
+        halt(["-m", "flows.cli", "replay", str(path), "--by", by, "--sink", sink,
+              "--recovery", store, "--json"], tmp_path, files, number)  # fmt: skip
     before = records(tmp_path / "out")
     assert before != whole
     for part, lines in before.items():

@@ -52,6 +52,7 @@ def packets() -> PacketBatch:
         made.append(bytes(raw) if i % 9 else ETHERNET[:12] + b"\x86\xdd" + six + bytes(raw[-12:]))
     batch = packet_batch(made)
     moves = np.where(np.arange(len(made)) < CALM, rng.integers(-5, 40, len(made)), 0)
+    moves[-1] = 20  # so that the window of the flood closes
     batch.at_ns += moves.cumsum() * 10_000_000
     return batch
 
