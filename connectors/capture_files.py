@@ -117,8 +117,7 @@ def list_captures(
     """
     listing = Listing()
     for given in paths:
-        # The first path is looked at in any case, and says itself that it was interrupted.
-        if stopping.is_set() and (listing.files or listing.unreadable):
+        if stopping.is_set():
             break
         if given == STDIN:
             if any(f.path == STDIN for f in listing.files):
