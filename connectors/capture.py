@@ -114,7 +114,7 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
             if resume_state is not None:
                 self._check_resume(listing, resume_state)
             elif listing.passed_over:
-                self.notify(f"{listing.passed_over} other files in the folders are no captures")
+                self.notify(f"files in the folders that are no captures: {listing.passed_over}")
             return CapturePartition(self, listing, resume_state)
         except PenstockError:
             for file in listing.files:
@@ -279,6 +279,7 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
                 "filtered": mark.filtered,
                 "behind": self._at.behind,
                 "ended": int(self._ended),
+                "files_open": int(mark.state is not None),
                 "files_read": mark.read,
                 "files_truncated": mark.truncated,
                 "files_unreadable": self._unreadable + mark.unreadable,

@@ -20,6 +20,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from core.capture import (
     CaptureState,
     Packets,
     Status,
+    begins_as_capture,
     sniff,
 )
 from core.errors import SourceError
@@ -187,12 +189,21 @@ def _add(
             if not keep:
                 stream.close()
     except SourceError as error:
-        if named:
+        if named or (_is_file(path) and _claims_to_be_one(path)):
             listing.unreadable[path] = str(error)
         else:
             listing.passed_over += 1
     else:
         listing.files.append(file)
+
+
+def _claims_to_be_one(path: str) -> bool:
+    """Tell whether a file that could not be read as a capture begins as one does."""
+    try:
+        with Path(path).open("rb") as stream:
+            return begins_as_capture(stream.read(4))
+    except OSError:
+        return False
 
 
 def _examine(path: str, stream: CaptureStream, packet_bytes_max: int) -> CaptureFile:

@@ -36,6 +36,7 @@ from core.capture_kernels import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MAGIC_LEN = 4
 PCAP_HEADER_LEN = 24
 HEAD_LEN = 28
 """Bytes `sniff` needs to tell what a file is."""
@@ -118,6 +119,12 @@ class Packets:
         )
 
 
+def begins_as_capture(head: bytes) -> bool:
+    """Tell whether bytes begin with the magic of a capture, sound or not in what follows."""
+    magic = int.from_bytes(head[:4], "big")
+    return len(head) >= MAGIC_LEN and (magic == SECTION or magic in _MAGICS)
+
+
 def sniff(head: bytes) -> CaptureState | str:
     """Tell what kind of capture file begins with these bytes.
 
@@ -129,7 +136,7 @@ def sniff(head: bytes) -> CaptureState | str:
     """
     if not head:
         return "the file is empty"
-    if len(head) < 4:
+    if len(head) < MAGIC_LEN:
         return f"{len(head)} bytes are too few for a capture file"
     magic = int.from_bytes(head[:4], "big")
     if magic == SECTION:

@@ -147,7 +147,7 @@ class FilesSettings(_Section, frozen=True, kw_only=True):
 
     format: Annotated[Literal["jsonl", "parquet"], _choice("Format of the files.")] = "jsonl"
     rotate_rows: Annotated[
-        int, _num("Records in a file before the next one begins.", 1, 100_000_000, "rows")
+        int, _num("Records after which a batch is the last of its file.", 1, 100_000_000, "rows")
     ] = 1_000_000
 
 

@@ -206,7 +206,11 @@ class ScoreStep(Step[RowBatch, Scored]):
         self._totals: Counter[str] = Counter()
 
     def take(self, value: RowBatch) -> Iterable[Scored]:
-        """Judge rows."""
+        """Judge rows, group by group where one that fails must not take others along."""
+        for rows in value.groups() if self._judge.by_group else (value,):
+            yield from self._judged(rows)
+
+    def _judged(self, value: RowBatch) -> Iterable[Scored]:
         try:
             judged = self._judge.judge(value)
         except Exception as error:  # noqa: BLE001  whatever a model raises, packets flow on
@@ -215,9 +219,11 @@ class ScoreStep(Step[RowBatch, Scored]):
                 self.run.notify(f"the model failed ({reason}: {error}); such rows are unscored")
             self._totals[f"unscored.{reason}"] += len(value)
             return ()
-        warming = int(np.isnan(judged.scores).sum())
-        self._totals["rows_warming"] += warming
-        self._totals["rows_scored"] += len(value) - warming
+        nothing = int(np.isnan(judged.scores).sum())
+        self._totals["rows_warming"] += judged.warming
+        self._totals["rows_scored"] += len(value) - nothing
+        if nothing > judged.warming:
+            self._totals["unscored.nan"] += nothing - judged.warming
         self._totals["findings"] += len(judged.findings)
         self._totals["findings_suppressed"] += judged.suppressed
         scores = judged.scores[value.packet_row].astype(np.float32)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):
-    """Capture files: read (also those cut short), of these truncated, and not readable at all."""
+    """Capture files: read (also in part), of these truncated, and not readable at all."""
 
     read: int
     truncated: int
@@ -103,7 +103,7 @@ def summarise(ledger: Ledger, by: str, seconds: float, *, interrupted: bool = Fa
     return Summary(
         by=by,
         files=Files(
-            read=total["files_read"],
+            read=total["files_read"] + (total["files_open"] if interrupted else 0),
             truncated=total["files_truncated"],
             unreadable=total["files_unreadable"],
         ),

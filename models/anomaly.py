@@ -38,6 +38,11 @@ RIVER = ("HalfSpaceTrees", "LODA", "LocalOutlierFactor", "OneClassSVM")
 class Detector(Protocol):
     """What the graph asks of a detector."""
 
+    @property
+    def learnt(self) -> int:
+        """Rows learnt so far."""
+        ...
+
     def score_learn_many(
         self, rows: NDArray[np.float64], group_end: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,6 +83,11 @@ class GaussianDetector(AnomalyDetector):
         # Per feature: how many values were learnt, their mean, the sum of squared deviations.
         self.moments = np.zeros((3, len(self.names)))
         self.rows = 0
+
+    @property
+    def learnt(self) -> int:
+        """Rows learnt so far."""
+        return self.rows
 
     def _row(self, x: dict[Hashable, Any]) -> NDArray[np.float64]:
         return np.array([[float(x.get(name, np.nan)) for name in self.names]])
@@ -128,7 +138,7 @@ class RiverDetector:
 
     Rows are handed over without their unknown features. Half-Space Trees expect values in 0 … 1,
     so features pass through River's `MinMaxScaler` first. Evidence comes from a Gaussian profile
-    beside it. Expect 10^3 … 10^4 rows/s.
+    beside it. Expect 10^3 … 10^4 rows/s, of `LocalOutlierFactor` 10^2.
 
     Args:
         name: Class name in `river.anomaly`, such as `HalfSpaceTrees`.
@@ -144,6 +154,12 @@ class RiverDetector:
         options = {"seed": seed} if "seed" in signature(kind).parameters else {}
         self.model = compose.Pipeline(preprocessing.MinMaxScaler(), kind(**options))
         self.profile = GaussianDetector(names, warm_rows)
+        self._met: set[str] = set()
+
+    @property
+    def learnt(self) -> int:
+        """Rows learnt so far."""
+        return self.profile.rows
 
     def score_learn_many(
         self, rows: NDArray[np.float64], group_end: NDArray[np.int64]
@@ -157,9 +173,12 @@ class RiverDetector:
                 for row in rows[begin:end].tolist()
             ]
             if self.profile.rows + begin >= self.profile.warm_rows:
-                scores[begin:end] = [self.model.score_one(x) for x in seen]
+                # A feature met for the first time has no range yet: scaled, it would be NaN.
+                known = [{n: v for n, v in x.items() if n in self._met} for x in seen]
+                scores[begin:end] = [self.model.score_one(x) for x in known]
             for x in seen:
                 self.model.learn_one(x)
+                self._met.update(x)
             begin = end
         _, distances = self.profile.score_learn_many(rows, group_end)
         return scores, distances

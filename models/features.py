@@ -52,6 +52,8 @@ from models.window_kernels import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from core.batches import FrameBatch
@@ -127,6 +129,30 @@ class RowBatch:
 
     def __len__(self) -> int:
         return int(self.count.size)
+
+    def groups(self) -> Iterator[RowBatch]:
+        """Yield each group as a batch of its own."""
+        begin = 0
+        for group, end in enumerate(self.group_end.tolist()):
+            rows, one = slice(begin, end), slice(group, group + 1)
+            inside = (self.packet_row >= begin) & (self.packet_row < end)
+            yield RowBatch(
+                features=self.features[rows],
+                key_hi=self.key_hi[rows],
+                key_lo=self.key_lo[rows],
+                count=self.count[rows],
+                first_ns=self.first_ns[rows],
+                last_ns=self.last_ns[rows],
+                source=self.source[rows],
+                ordinal=self.ordinal[rows],
+                group_end=np.array([end - begin]),
+                window_ns=self.window_ns[one],
+                population=self.population[one],
+                packet_index=self.packet_index[inside],
+                packet_row=self.packet_row[inside] - begin,
+                partial=self.partial,
+            )
+            begin = end
 
 
 class WindowFeatures:

@@ -66,11 +66,13 @@ class Judgement:
         scores: `(m,) float64`; NaN while warming or unscored.
         findings: What is to be told: of keys in the order of the rows, then of the population.
         suppressed: Findings left out by law 3.
+        warming: Rows that came before enough were learnt; other scores of NaN are failures.
     """
 
     scores: NDArray[np.float64]
     findings: list[Finding] = field(default_factory=list)
     suppressed: int = 0
+    warming: int = 0
 
 
 class Judge:
@@ -95,14 +97,26 @@ class Judge:
         self._told = (-1, 0)  # a window, and the findings told of it
         self._population = _Population()
 
+    @property
+    def by_group(self) -> bool:
+        """Whether rows are to be judged group by group.
+
+        A detector that is not ours may fail at any row; the groups beside it must not fall with it,
+        or what is scored would depend on how batches were cut.
+        """
+        return self._settings.detector != "gaussian" or type(self).judge is not Judge.judge
+
     def judge(self, rows: RowBatch) -> Judgement:
         """Score rows, learn them, and say what is to be told."""
+        begin = np.concatenate([[0], rows.group_end[:-1]])
+        cold = begin + self._detector.learnt < self._settings.warm_rows
+        warming = int((rows.group_end - begin)[cold].sum())
         scores, distances = self._detector.score_learn_many(rows.features, rows.group_end)
         tails = self._calibration.tail_many(scores, rows.group_end)
         # fmax, unlike max, passes over what is unknown; a NaN tail compares as false.
         strongest = np.fmax.reduce(np.abs(distances), axis=1, initial=0.0)
         hot = (strongest >= DISTANCE_MIN) & (tails <= self._settings.threshold)
-        judgement = Judgement(scores)
+        judgement = Judgement(scores, warming=warming)
         if rows.partial:
             return judgement
         for row, window in self._concerned(rows, hot):

@@ -52,6 +52,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "empty.pcap").touch()
     (tmp_path / "zeros.pcap").write_bytes(bytes(500))
+    (tmp_path / "cut").write_bytes(make.pcap([])[:20])
     (tmp_path / "gone.pcap").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.pcap")
     os.mkfifo(tmp_path / "pipe")
@@ -65,7 +66,7 @@ def test_folders_yield_captures_in_order_of_their_first_packets(folder: Path) ->
     assert names == ["early.pcapng.gz", "no-suffix", "a/b/late.pcap"]
     assert listing.passed_over == 3
     reasons = {Path(path).name: reason for path, reason in listing.unreadable.items()}
-    assert sorted(reasons) == ["empty.pcap", "gone.pcap", "pipe.pcap", "zeros.pcap"]
+    assert sorted(reasons) == ["cut", "empty.pcap", "gone.pcap", "pipe.pcap", "zeros.pcap"]
     assert reasons["empty.pcap"] == "the file is empty"
     assert "00 00 00 00" in reasons["zeros.pcap"]
     assert "no regular file" in reasons["pipe.pcap"]

@@ -71,7 +71,7 @@ def test_the_whole_corpus_in_one_go(alone: Alone, together: Together, by: str) -
     assert summary.files.read == len(each)
     assert summary.files.truncated == len(DAMAGED)
     assert summary.files.unreadable == 0
-    assert sum("other files" in line for line in notices) == 1
+    assert sum("that are no captures" in line for line in notices) == 1
     assert sum("read up to there" in line for line in notices) == len(DAMAGED)
     assert summary.packets_in == sum(s.packets_in for s in each)
     assert summary.frames == sum(s.frames for s in each)

@@ -182,3 +182,25 @@ def test_no_scores_are_left_by_a_run_that_failed(capture: Path, tmp_path: Path) 
     with pytest.raises(SinkError):
         replay(settings(capture, run=run), lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+class Brittle(Judge):
+    """Fails on every seventh window."""
+
+    def judge(self, rows: RowBatch) -> Judgement:
+        if int(rows.window_ns[0]) // 1_000_000_000 % 7 == 0:
+            raise ArithmeticError("the seventh window")
+        return super().judge(rows)
+
+
+def test_what_a_failing_model_leaves_unscored_does_not_depend_on_batches(capture: Path) -> None:
+    """Only the windows on which it fails are unscored, however packets were cut into batches."""
+    outcomes = []
+    for batch_len in (100, 65_536):
+        given = settings(capture, capture={"batch_len": batch_len}, anomaly={"warm_rows": 60})
+        run = Run(given, notify=lambda _: None, judge=Brittle)
+        run_main(build(run))
+        outcomes.append(summarise(run.ledger, "device", 1.0).rows)
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0]["unscored"] > 0
+    assert outcomes[0]["scored"] > 0
