@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.kernels import be16, be32, be_word, mix
+from tests.disks import small_disk_at
 
 MASK = (1 << 64) - 1
 
@@ -83,6 +84,13 @@ def test_cache_falls_back_when_home_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     _, folder = probe(HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
     assert Path(folder).is_relative_to(tmp_path / "tmp")
+
+
+def test_a_full_cache_is_done_without(tmp_path: Path) -> None:
+    """Where the cache has no room left kernels are compiled, and nothing fails."""
+    with small_disk_at(tmp_path / "full", "16k") as disk:
+        count, _ = probe(NUMBA_CACHE_DIR=str(disk))
+    assert count > 0
 
 
 def test_a_user_without_a_home_has_a_cache(tmp_path: Path) -> None:

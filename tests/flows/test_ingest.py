@@ -12,7 +12,7 @@ import pytest
 from core.reasons import FIRST_MALFORMED
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from flows.replay import replay
-from flows.simulate import REASON_OF, SimulationSummary
+from flows.simulate import REASON_OF, SimulationSummary, simulate
 from tests.flows.runs import counts, findings, records, replayed, settings
 
 TIGHT = {"rate_hz": 200, "burst": 50, "queue_len_max": 40}
@@ -99,6 +99,26 @@ def test_rows_are_scored_warming_or_unscored(capture: Path) -> None:
     assert len({sum(each.values()) for each in rows}) == 1
     assert rows[0]["scored"] > rows[1]["scored"] > rows[2]["scored"] == 0
     assert rows[2]["warming"] == sum(rows[2].values())
+
+
+def test_half_windows_and_overlapping_captures_tell_nothing(tmp_path: Path) -> None:
+    """Healthy traffic has no finding where a capture ends, nor where a second one begins again."""
+    paths = []
+    for seed in (1, 2):
+        paths.append(tmp_path / f"{seed}.pcap")
+        simulate(
+            paths[-1], scenario="steady", devices=200, rate_hz=1000.0, seconds=12.3, seed=seed,
+            port=9999,
+        )  # fmt: skip
+    alone = replayed(paths[0])
+    assert (alone.findings, alone.late) == (0, 0)
+    assert alone.rows["scored"] > 1000
+    said: list[str] = []
+    both = replay(settings(*paths), said.append)
+    assert both.findings == 0
+    assert both.passed == alone.passed + replayed(paths[1]).passed
+    assert 0 < both.late < both.frames
+    assert [line.partition(" frames ")[0] for line in said] == [f"{both.late:,}"]
 
 
 @pytest.mark.parametrize("stray", [1, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import PenstockError, SourceError, UsageError
+from core.errors import PenstockError, SinkError, SourceError, UsageError
 from core.topics import FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from flows.replay import replay
 from tests.flows.runs import (
@@ -166,7 +167,15 @@ def test_other_settings_are_refused(stored: Path, change: dict[str, Any]) -> Non
 
 def test_settings_that_change_no_record_are_taken(stored: Path) -> None:
     """Batches, epochs and speed may differ in a resumed run."""
+    before = records(stored / "out")
     resumed(stored, capture={"batch_len": 10, "speed": 1e6}, run={"epoch_s": 5.0})
+    assert records(stored / "out") == before
+
+
+def test_records_that_are_gone_are_not_counted_as_delivered(stored: Path) -> None:
+    """A resume into a folder that lost a topic is refused, and names the topic."""
+    shutil.rmtree(stored / "out" / TELEMETRY)
+    assert f"the records of {TELEMETRY} written before are gone" in refused(stored, SinkError)
 
 
 def test_a_damaged_store_is_named(stored: Path) -> None:
