@@ -1,4 +1,5 @@
-# The commands of the house. `make demo` and `make test` need nothing but git, make and Python.
+# The commands of the house. `make demo` needs nothing but git, make and Python; `make test` skips
+# loudly, naming what to install, where Java and Maven are missing.
 #
 # PYTHON=/path/to/python3.12  chooses the interpreter of .venv
 # TESTS="tests/core -k dam"   chooses tests for `make test`
@@ -8,7 +9,7 @@ READY := .venv/.complete
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench lock wheel clean
+.PHONY: help setup demo test broker lint check format bench lock wheel clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +27,9 @@ demo: $(READY) ## Simulate a capture, replay it, and show what came out
 
 test: $(READY) ## Run the whole suite
 	@$(BIN)/python -m pytest $(TESTS)
+
+broker: $(READY) ## Fetch the Kafka broker that tests run (they do it themselves when it is missing)
+	@$(BIN)/python -m tests.kafka.jars
 
 lint: $(READY) ## Check style, types, floors and spelling
 	$(BIN)/ruff check

@@ -28,6 +28,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from connectors.capture_files import Listing, list_captures
 from connectors.capture_reader import Mark, Reader
 from connectors.clock import monotonic_ns
+from connectors.pressure import Pressure
 from core.errors import PenstockError, SourceError, UsageError
 from core.pace import Pace
 from core.plain import plain
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from connectors.ledger import Ledger
     from core.batches import PacketBatch
-    from core.config import CaptureSettings
+    from core.sections import CaptureSettings
 
 PART = "captures"
 PAGE = "source"
@@ -86,6 +87,7 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
         stopping: Set by a signal; ends the source as the end of the files would.
         notify: Called with one line about each file that is skipped or damaged.
         recovers: Whether positions are saved; pipes are refused then.
+        pressure: What a sink whose queue is full makes this source pause by.
     """
 
     paths: tuple[str, ...]
@@ -95,6 +97,7 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
     stopping: threading.Event
     notify: Callable[[str], None]
     recovers: bool = False
+    pressure: Pressure = field(default_factory=Pressure)
 
     def list_parts(self) -> list[str]:
         """Return the one part; see law 1."""
@@ -185,6 +188,8 @@ class CapturePartition(StatefulSourcePartition["PacketBatch", Position]):
         """Return the next batch, nothing while the reader is behind, or end the source."""
         if self._source.stopping.is_set():
             raise StopIteration
+        if self._source.pressure.holds(WAIT_S):
+            return []
         if self._batch is None:
             self._batch = self._take()
         batch = self._batch

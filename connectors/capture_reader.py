@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from connectors.capture_stream import CaptureStream
-    from core.config import CaptureSettings
+    from core.sections import CaptureSettings
 
 PUT_WAIT_S = 0.1
 

@@ -7,7 +7,8 @@ Laws:
    to the file.
 3. Memory is bounded: a line writer keeps nothing, a table writer one row group.
 
-Not here: names, rotation, renaming and syncing (`connectors.files`).
+Not here: names, rotation, renaming and syncing (`connectors.files`); the columns of a table
+(`core.record_columns`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from core import record_columns
 from core.kernels import A_i8, A_u1, i8, kernel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from core.batches import RecordBatch
 
@@ -114,35 +115,14 @@ class TableWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        text, stamp = pa.string(), pa.timestamp("ns", "UTC")
-        self._schema = pa.schema(
-            [
-                pa.field("time", stamp, nullable=False),
-                pa.field("key", text, nullable=False),
-                pa.field("value", text, nullable=False),
-                pa.field("seq", pa.uint32(), nullable=False),
-                pa.field("source", pa.uint64(), nullable=False),
-                pa.field("ordinal", pa.int64(), nullable=False),
-            ]
-        )
         self._pending: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
         self._file = pa.OSFile(str(path), "wb")
-        self._parquet = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._parquet = pq.ParquetWriter(self._file, record_columns.schema(), compression="zstd")
 
     def write(self, batch: RecordBatch) -> None:
         """Keep a batch, and write a row group when there is enough for one."""
-        import pyarrow as pa
-
-        columns = [
-            pa.array(batch.at_ns).view(self._schema.field("time").type),
-            _strings(batch.keys, batch.key_end),
-            _strings(batch.values, batch.value_end),
-            pa.array(batch.seq),
-            pa.array(batch.source),
-            pa.array(batch.ordinal),
-        ]
-        self._pending.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._pending.append(record_columns.columns(batch))
         self._rows += len(batch)
         self._bytes += batch.values.size + batch.keys.size
         if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES_MAX:
@@ -152,7 +132,7 @@ class TableWriter:
         import pyarrow as pa
 
         if self._pending:
-            table = pa.Table.from_batches(self._pending, self._schema)
+            table = pa.Table.from_batches(self._pending, record_columns.schema())
             self._pending, self._rows, self._bytes = [], 0, 0
             self._parquet.write_table(table, row_group_size=table.num_rows)
 
@@ -167,15 +147,6 @@ class TableWriter:
         # The writer's finaliser would otherwise write one.
         self._parquet.is_open = False
         self._file.close()
-
-
-def _strings(arena: NDArray[np.uint8], end: NDArray[np.int64]) -> pa.Array:
-    """Return slices of an arena as Arrow strings that share its memory."""
-    import pyarrow as pa
-
-    offsets = np.zeros(end.size + 1, np.int32)
-    offsets[1:] = end
-    return pa.StringArray.from_buffers(end.size, pa.py_buffer(offsets), pa.py_buffer(arena))
 
 
 WRITERS: dict[str, type[LineWriter | TableWriter]] = {

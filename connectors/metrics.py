@@ -46,7 +46,18 @@ _LABELLED = {  # prefix of ledger names → metric, label, help
     "ignored": ("penstock_packets_ignored", "reason", "Healthy packets that are no frames."),
     "malformed": ("penstock_packets_malformed", "reason", "Packets that do not decode."),
     "dropped": ("penstock_frames_dropped", "reason", "Frames the dam dropped."),
-    "delivered": ("penstock_records_delivered", "topic", "Records the sink accepted."),
+    "accepted": ("penstock_records_accepted", "topic", "Records given to the Kafka sink."),
+    "delivered": (
+        "penstock_records_delivered",
+        "topic",
+        "Records that arrived; at the brokers, up to a second late.",
+    ),
+    "dead_lettered": (
+        "penstock_records_dead_lettered",
+        "topic",
+        "Records the brokers refused, in a dead-letter topic instead.",
+    ),
+    "lost": ("penstock_records_lost", "topic", "Records that could not be delivered."),
     "unscored": ("penstock_rows_unscored", "reason", "Feature rows the model failed on."),
 }
 _GAUGES = {
@@ -56,11 +67,20 @@ _GAUGES = {
     "rate_hz": ("penstock_rate_limit", "Frames per second the dam passes."),
     "keys": ("penstock_keys", "Devices or hosts remembered."),
     "flows": ("penstock_flows", "Network flows followed."),
+    "producer_queue": ("penstock_producer_queue", "Records that wait for the brokers."),
+    "producer_queue_max": (
+        "penstock_producer_queue_max",
+        "Records that may wait before the source pauses.",
+    ),
+    "backlog": ("penstock_sink_backlog", "Records beyond that, which wait for room."),
 }
 
 _BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 STAGE_SECONDS = Histogram(
     "penstock_stage_seconds", "Time a stage took for one batch.", ["stage"], buckets=_BUCKETS
+)
+FLUSH_SECONDS = Histogram(
+    "penstock_flush_seconds", "Wait for the brokers at the end of an epoch.", buckets=_BUCKETS
 )
 
 

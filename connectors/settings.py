@@ -24,6 +24,8 @@ from core.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from core.sections import Settings
+
 DEFAULT_FILE = "penstock.toml"
 FILE_BYTES_MAX = 1_048_576
 
@@ -37,7 +39,7 @@ class Loaded(NamedTuple):
         file: The TOML file that was read, if any.
     """
 
-    settings: config.Settings
+    settings: Settings
     origins: dict[str, str]
     file: str | None
 

@@ -1,11 +1,10 @@
-"""Every setting of Penstock: its meaning, unit, bounds and default, decoded once.
+"""Settings decoded once: layers over the defaults, within bounds, or one line that says why not.
 
 Laws:
 
-1. A setting is one annotated field below. Its text, unit and bounds are data of the annotation, so
-   that refusals, `config show` and the documentation cannot say different things.
+1. What the settings are is said once, in `core.sections`.
 2. Settings come in layers: defaults < TOML < environment < flags. A later layer replaces single
-   settings, never whole sections.
+   settings, never whole sections; of a table of options, single options.
 3. Whatever a layer holds, the result is a `Settings` within all bounds or one `SettingError` whose
    one printable line names the origin, the setting, the value and what would be accepted; for an
    unknown name, the nearest known one.
@@ -16,18 +15,20 @@ Not here: reading files or the process environment (`connectors.settings`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
-from msgspec import Meta
 
 from core.errors import SettingError
+from core.kafka_address import is_kafka
 from core.plain import plain
+from core.sections import RunSettings, Settings
 
 ENVIRONMENT = "environment"
 """Origin of the layer `from_environment` returns; refusals name the variable instead."""
@@ -37,168 +38,11 @@ ENV_EXEMPT = re.compile(r"PENSTOCK_(CONFIG|CORPUS|TEST_.*)", re.DOTALL)
 Layer = tuple[str, Mapping[str, Any]]
 """Where settings come from, and what it says: `(origin, {section: {key: value}})`."""
 
-_NO_NUL = r"^[^\x00]*\Z"
-_WORD = r"^[!-~]+\Z"
-_SINK = r"^(null|files:[^\x00]+)\Z"
+TABLES = ("kafka.topics", "kafka.options")
+"""Settings that are tables of options, which layers add to one by one."""
+SECRET = re.compile(r"password|secret|token|\.pem$|jaas|oauthbearer\.config|assertion")
+"""Options whose value is never shown."""
 _SHOWN_MAX = 80
-
-
-def _num(doc: str, low: float, high: float, unit: str = "") -> Meta:
-    bounds = f"{low:.12g} to {high:.12g} {unit}".rstrip()
-    return Meta(description=doc, ge=low, le=high, extra={"bounds": bounds})
-
-
-def _text(doc: str, shape: str, pattern: str = _NO_NUL) -> Meta:
-    extra = {"bounds": f"{shape}, at most 4096 characters"}
-    return Meta(description=doc, max_length=4096, pattern=pattern, extra=extra)
-
-
-def _choice(doc: str) -> Meta:
-    return Meta(description=doc, extra={"bounds": ""})
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A section: frozen, by keyword, nothing unknown."""
-
-
-class CaptureSettings(_Section, frozen=True, kw_only=True):
-    """Which packets are read, how fast, and in what portions."""
-
-    by: Annotated[
-        Literal["device", "host"],
-        _choice("Who is analysed: devices that send frames, or every host."),
-    ] = "device"
-    port: Annotated[int, _num("UDP port of device frames.", 1, 65_535)] = 9999
-    filter: Annotated[str, _text("Packets to keep; empty keeps all.", "a BPF expression")] = ""
-    speed: Annotated[
-        float, _num("Pace of a replay as a multiple of capture time; 0 = max.", 0.0, 1e6, "x")
-    ] = 0.0
-    batch_len: Annotated[int, _num("Most packets in one batch.", 1, 65_536, "packets")] = 8192
-    read_ahead_batches: Annotated[int, _num("Batches decoded ahead of use.", 1, 64, "batches")] = 8
-    chunk_bytes: Annotated[
-        int, _num("Bytes read from a capture at a time.", 64 << 10, 64 << 20, "bytes")
-    ] = 4 << 20
-    packet_bytes_max: Annotated[
-        int, _num("Largest captured packet accepted.", 64, 16 << 20, "bytes")
-    ] = 256 << 10
-
-
-class FrameSettings(_Section, frozen=True, kw_only=True):
-    """What a device frame may be."""
-
-    body_bytes_max: Annotated[int, _num("Largest body of a frame.", 0, 65_485, "bytes")] = 65_485
-
-
-class DamSettings(_Section, frozen=True, kw_only=True):
-    """How many frames pass, wait or are dropped; all of it for one shard."""
-
-    enabled: Annotated[
-        bool | None, _choice("Whether to limit rates; not set = by device yes, by host no.")
-    ] = None
-    rate_hz: Annotated[int, _num("Frames passed on average.", 1, 1_000_000, "frames/s")] = 10_000
-    burst: Annotated[int, _num("Most frames passed at once.", 1, 100_000_000, "frames")] = 50_000
-    queue_len_max: Annotated[
-        int, _num("Frames that wait for a token before others are dropped.", 0, 1_000_000, "frames")
-    ] = 10_000
-    queue_bytes_max: Annotated[
-        int, _num("Bytes of bodies that wait for a token.", 0, 1 << 30, "bytes")
-    ] = 16 << 20
-    device_rate_hz: Annotated[
-        int, _num("Frames passed for one device; 0 = no such limit.", 0, 1_000_000, "frames/s")
-    ] = 0
-    device_burst: Annotated[
-        int, _num("Most frames passed at once for one device.", 1, 100_000_000, "frames")
-    ] = 200
-    devices_max: Annotated[int, _num("Devices with a bucket.", 16, 4_194_304, "devices")] = 65_536
-
-
-class FeatureSettings(_Section, frozen=True, kw_only=True):
-    """The windows over which each key is measured."""
-
-    window_ns: Annotated[
-        int, _num("Length of a window in packet time.", 10_000_000, 1_000_000_000, "ns")
-    ] = 1_000_000_000
-    keys_max: Annotated[int, _num("Devices or hosts remembered.", 16, 4_194_304, "keys")] = 65_536
-    key_idle_s: Annotated[int, _num("Silence before a key is forgotten.", 1, 86_400, "s")] = 300
-
-
-class AnomalySettings(_Section, frozen=True, kw_only=True):
-    """What scores the windows, and when a score is a finding."""
-
-    detector: Annotated[str, _text("Name of the detector.", "a name", _WORD)] = "gaussian"
-    threshold: Annotated[float, _num("Tail probability that makes a finding.", 1e-9, 0.5)] = 1e-3
-    warm_rows: Annotated[int, _num("Rows learnt before scoring.", 0, 1_000_000, "rows")] = 500
-    seed: Annotated[int, _num("Seed of detectors that use chance.", 0, 4_294_967_295)] = 0
-    findings_per_window_max: Annotated[
-        int, _num("Most findings reported of one window.", 1, 100_000, "findings")
-    ] = 100
-
-
-class FlowSettings(_Section, frozen=True, kw_only=True):
-    """Network flow records, written in host mode."""
-
-    flows_max: Annotated[int, _num("Flows followed at once.", 16, 4_194_304, "flows")] = 65_536
-    idle_s: Annotated[int, _num("Silence that ends a flow.", 1, 3_600, "s")] = 15
-    active_s: Annotated[int, _num("Age at which a flow is reported in part.", 1, 86_400, "s")] = 60
-
-
-class FilesSettings(_Section, frozen=True, kw_only=True):
-    """The files sink."""
-
-    format: Annotated[Literal["jsonl", "parquet"], _choice("Format of the files.")] = "jsonl"
-    rotate_rows: Annotated[
-        int, _num("Records after which a batch is the last of its file.", 1, 100_000_000, "rows")
-    ] = 1_000_000
-
-
-class RunSettings(_Section, frozen=True, kw_only=True):
-    """One run of the flow: what it reads, where records go, how it resumes."""
-
-    shards: Annotated[int, _num("Parts of the state; results depend on it.", 1, 1024, "shards")] = 1
-    epoch_s: Annotated[float, _num("Time between snapshots and commits.", 0.01, 3600.0, "s")] = 1.0
-    sink: Annotated[str, _text("Where records go.", '"null" or "files:DIR"', _SINK)] = "null"
-    recovery: Annotated[str, _text("Folder of snapshots; empty = none.", "path or empty")] = ""
-    paths: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=4096, pattern=_NO_NUL)], ...],
-        Meta(
-            description="Captures to replay: files, folders, - for standard input.",
-            max_length=65_536,
-            extra={"bounds": "paths that are not empty, at most 65536"},
-        ),
-    ] = ()
-    scores: Annotated[str, _text("File (.npy) of scores; empty = none.", "path or empty")] = ""
-    strict: Annotated[bool, _choice("Whether an unreadable capture fails the run.")] = False
-
-    @property
-    def sink_folder(self) -> str | None:
-        """The folder of the files sink; `None` for the null sink."""
-        return self.sink.removeprefix("files:") if self.sink != "null" else None
-
-
-class MetricsSettings(_Section, frozen=True, kw_only=True):
-    """Penstock's own Prometheus endpoint."""
-
-    port: Annotated[int, _num("TCP port of /metrics; 0 = none.", 0, 65_535)] = 0
-    host: Annotated[str, _text("Address of /metrics.", "an address", _WORD)] = "127.0.0.1"
-
-
-class Settings(_Section, frozen=True, kw_only=True):
-    """All settings, section by section."""
-
-    capture: CaptureSettings = CaptureSettings()
-    frame: FrameSettings = FrameSettings()
-    dam: DamSettings = DamSettings()
-    features: FeatureSettings = FeatureSettings()
-    anomaly: AnomalySettings = AnomalySettings()
-    flows: FlowSettings = FlowSettings()
-    files: FilesSettings = FilesSettings()
-    run: RunSettings = RunSettings()
-    metrics: MetricsSettings = MetricsSettings()
-
-    @property
-    def dam_is_on(self) -> bool:
-        """Whether frames are rate-limited: as set, else by device yes and by host no."""
-        return self.capture.by == "device" if self.dam.enabled is None else self.dam.enabled
 
 
 class Setting(NamedTuple):
@@ -225,9 +69,10 @@ def _known() -> dict[str, tuple[Any, Setting]]:
         for field in msgspec.structs.fields(section.type):
             kind, meta = get_args(field.type)
             name = f"{section.name}.{field.name}"
+            default = {} if name in TABLES else field.default
             known[name] = (
                 field.type,
-                Setting(name, _kind(kind), field.default, meta.extra["bounds"], meta.description),
+                Setting(name, _kind(kind), default, meta.extra["bounds"], meta.description),
             )
     return known
 
@@ -235,6 +80,8 @@ def _known() -> dict[str, tuple[Any, Setting]]:
 def _kind(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(f'"{value}"' for value in get_args(kind))
+    if get_origin(kind) is dict:
+        return "table"
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     return names.get(kind, "true or false" if kind == bool | None else "list of text")
 
@@ -248,7 +95,8 @@ def from_environment(env: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Pick the settings out of environment variables: `PENSTOCK_DAM_RATE_HZ` is `dam.rate_hz`.
 
     Args:
-        env: Variables by name; others are left alone. A list is split at `os.pathsep`.
+        env: Variables by name; others are left alone. A list is split at `os.pathsep`, a table is
+            a JSON object.
 
     Returns:
         `{section: {key: text}}`, to be given to `decode` with the origin `ENVIRONMENT`.
@@ -265,10 +113,19 @@ def from_environment(env: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             near = _nearest(variable, variables)
             raise SettingError(f"{plain(variable)}: unknown setting; did you mean {near}?")
         section, _, key = variables[variable].partition(".")
-        is_list = variables[variable] == "run.paths"
-        value = [part for part in text.split(os.pathsep) if part] if is_list else text
-        found.setdefault(section, {})[key] = value
+        found.setdefault(section, {})[key] = _from_text(variables[variable], text)
     return found
+
+
+def _from_text(name: str, text: str) -> Any:
+    """Take a list or a table out of the text of a variable; leave any other text as it is."""
+    if name == "run.paths":
+        whole = is_kafka(text)
+        return [text] if whole else [part for part in text.split(os.pathsep) if part]
+    if name in TABLES:
+        with contextlib.suppress(ValueError, RecursionError):  # refused as the text it is
+            return json.loads(text)
+    return text
 
 
 def decode(layers: Sequence[Layer]) -> Settings:
@@ -292,12 +149,24 @@ def decode(layers: Sequence[Layer]) -> Settings:
             decoded = msgspec.convert(value, kind, strict=not is_env)
         except (msgspec.ValidationError, RecursionError) as error:
             want = f"{setting.type}, {setting.bounds}".removesuffix(", ")
-            at = f"{plain(origin)}: {name}"
-            raise SettingError(f"{at}: {_shown(value)} is refused; must be {want}") from error
+            at, shown = f"{plain(origin)}: {name}", _shown(value)
+            if name in TABLES:  # which may hold secrets
+                at, shown = f"{at}{_refused(value, kind)}", "what was given"
+            raise SettingError(f"{at}: {shown} is refused; must be {want}") from error
         values.setdefault(section, {})[key] = decoded
     settings = msgspec.convert(values, Settings)
     _check_together(settings.run, given)
     return settings
+
+
+def _refused(table: Any, kind: Any) -> str:
+    """Return which option of a table is refused, as the end of its name."""
+    for option, value in table.items() if isinstance(table, Mapping) else ():
+        try:
+            msgspec.convert({option: value}, kind)
+        except (msgspec.ValidationError, RecursionError):
+            return f'."{plain(option)}"'
+    return ""
 
 
 def origins(layers: Sequence[Layer]) -> dict[str, str]:
@@ -318,6 +187,10 @@ def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
         # TOML has neither a null nor a way to write the undecodable bytes of a file name.
         texts = "".join(value if isinstance(value, tuple) else (str(value),))
         is_toml = value is not None and not re.search(r"[\ud800-\udfff]", texts)
+        if name in TABLES:
+            hidden = [option for option in value if _is_secret(option, value[option])]
+            value = value | dict.fromkeys(hidden, "(set, not shown)")
+            is_toml = is_toml and not hidden
         lines.append(
             f"{'' if is_toml else '# '}{key} = {_toml(value)}"
             f"  # {plain(origins.get(name, 'default'))}"
@@ -343,8 +216,25 @@ def _merge(layers: Sequence[Layer]) -> dict[str, _Given]:
                 if name not in _known():
                     near = _nearest(name, _known())
                     raise SettingError(f"{at}.{plain(key)}: unknown setting; did you mean {near}?")
+                if name in TABLES and isinstance(value, Mapping):
+                    before = merged[name].value if name in merged else {}
+                    value = {**before, **_flat(value)}  # noqa: PLW2901  one setting, two shapes
                 merged[name] = _Given(value, _variable(name) if is_env else origin, is_env)
     return merged
+
+
+def _flat(table: Mapping[str, Any], head: str = "") -> dict[str, Any]:
+    """Join nested names by dots, because TOML reads `sasl.username` as a table within a table.
+
+    A table of nothing but `env` or `file` is not nested: it says where a value is kept.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value and set(value) not in ({"env"}, {"file"}):
+            flat |= _flat(value, f"{head}{key}.")
+        else:
+            flat[f"{head}{key}"] = value
+    return flat
 
 
 def _check_together(run: RunSettings, given: Mapping[str, _Given]) -> None:
@@ -356,6 +246,8 @@ def _check_together(run: RunSettings, given: Mapping[str, _Given]) -> None:
         other, cure = "run.scores", "a resumed run scores only its last part; leave out one of them"
     elif "-" in run.paths:
         other, cure = "run.paths", "standard input (-) cannot be read again; name a file instead"
+    elif run.sink == "embedded":
+        other, cure = "run.sink", "what the embedded broker holds ends with the run; name another"
     else:
         return
     origin = plain(given[other].origin)
@@ -377,9 +269,17 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return max(known, key=likeness)
 
 
+def _is_secret(option: str, value: Any) -> bool:
+    """Tell whether an option holds a secret itself, and not where one is kept."""
+    return isinstance(value, str) and SECRET.search(option) is not None
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        pairs = (f"{_toml(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {', '.join(pairs)} }}" if value else "{}"
     return f'"{plain(value, quote=True)}"' if isinstance(value, str) else json.dumps(value)
 
 

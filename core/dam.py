@@ -61,6 +61,8 @@ from core.reasons import Drop
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from core.packing import Columns
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -96,23 +98,6 @@ class DamCounts:
     dropped: NDArray[np.int64]
     queued: int
     passed_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class DamSnapshot:
-    """Everything a dam has to remember; shares nothing with it.
-
-    Attributes:
-        state: `(FIELDS,) int64`; bucket, rate and totals.
-        queue: The frames held, `None` when there are none.
-        devices: `(n, 2) uint64`; keys of the devices, the one seen longest ago first.
-        buckets: `(n, 2) int64`; tokens and time of each device.
-    """
-
-    state: NDArray[np.int64]
-    queue: FrameBatch | None
-    devices: NDArray[np.uint64]
-    buckets: NDArray[np.int64]
 
 
 class Dam:
@@ -265,32 +250,65 @@ class Dam:
             passed_bytes=int(self._state[RELEASED_BYTES]),
         )
 
-    def snapshot(self) -> DamSnapshot:
-        """Copy what has to be remembered: live rows only."""
-        pieces = self._live()
-        return DamSnapshot(
-            state=self._state.copy(),
-            queue=concat(pieces) if pieces else None,
-            devices=self._table.snapshot(),
-            buckets=self._buckets[self._table.slots()],
-        )
+    def snapshot(self) -> NDArray[np.int64]:
+        """Return bucket, rate and totals; devices and queue are kept in logs of their own."""
+        return self._state.copy()
 
-    def restore(self, snapshot: DamSnapshot) -> None:
+    def restore(self, state: NDArray[np.int64]) -> None:
         """Go on where the dam of a snapshot was, with its rate and this one's bounds.
 
-        A queue above this dam's bounds drains before anything more is queued; of more devices
-        than this dam remembers, those seen last are kept.
+        What the logs hold is loaded next. A queue above this dam's bounds drains before anything
+        more is queued.
         """
-        self._state[:] = snapshot.state
+        self._state[:] = state
         self._state[HEAD] = 0
+
+    @property
+    def table(self) -> KeyTable:
+        """Devices with a bucket; see `core.row_log.Rows`, also for the next three."""
+        return self._table
+
+    def touched_columns(self, slots: NDArray[np.int64]) -> Columns:
+        """Return tokens and time of devices."""
+        return {"bucket": self._buckets[slots]}
+
+    def whole_columns(self, slots: NDArray[np.int64]) -> Columns:
+        """Return the keys of devices."""
+        return {"key": self._table.keys[slots]}
+
+    def load(self, slots: NDArray[np.int64], columns: Columns) -> None:
+        """Hold these devices."""
+        if slots.size:
+            self._table.place(columns["key"], slots)
+            self._buckets[slots] = columns["bucket"]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Numbers of the queue's ends; see `core.queue_log.Queue`, also for the next two."""
+        tail = int(self._state[COUNTS + Drop.QUEUED])
+        return tail - self.depth, tail
+
+    def queued(self, count: int) -> FrameBatch:
+        """Return the frames queued last."""
+        pieces: list[FrameBatch] = []
+        for chunk in reversed(self._live()):
+            if count == 0:
+                break
+            pieces.append(chunk.take(slice(max(len(chunk) - count, 0), None)))
+            count -= len(pieces[-1])
+        return concat(pieces[::-1])
+
+    def load_queue(self, frames: FrameBatch | None) -> None:
+        """Hold these frames."""
+        count = 0 if frames is None else len(frames)
+        if count != self.depth:
+            raise ValueError(f"{count} frames queued, not {self.depth}")
         self._offset = 0
         self._queue.clear()
-        self._ring = np.zeros(max(1, int(self._limits[LEN_MAX]), self.depth), np.int64)
-        if snapshot.queue is not None:
-            self._queue.append(concat([snapshot.queue]))
-            self._ring[: self.depth] = snapshot.queue.body_len.astype(np.int64) + FRAME_OVERHEAD
-        slots = self._table.restore(snapshot.devices)
-        self._buckets[slots[slots >= 0]] = snapshot.buckets[slots >= 0]
+        self._ring = np.zeros(max(1, int(self._limits[LEN_MAX]), count), np.int64)
+        if frames is not None:
+            self._queue.append(frames)
+            self._ring[:count] = frames.body_len.astype(np.int64) + FRAME_OVERHEAD
 
     def _left(self, count: int, at_ns: NDArray[np.int64]) -> Judged:
         """Take `count` frames from the head of the queue."""

@@ -8,11 +8,14 @@ Laws:
 3. Nothing a caller sees depends on the seed, except time. The hash is universal under a secret
    seed, so whoever chooses the keys cannot make them collide.
 4. Every operation is O(1) expected; nothing is allocated after `create`.
+5. What was touched since the last `changes()` is the recent end of the list, and what was removed
+   is the head of the free list, so that a snapshot costs what changed and not what there is.
 
 The index is open addressing with linear probing, at most half full, and deletion by backward
 shift, so it never fills with tombstones. Recency is a doubly linked list through the slots.
 
-Not here: what is kept for a key, and when a key is too old.
+Not here: what is kept for a key, when a key is too old, and what a snapshot writes
+(`core.row_log`).
 
 Source: hash "Multilinear-HM" of D. Lemire and O. Kaser, "Strongly universal string hashing is
 fast" (2014), then the finaliser `core.kernels.mix`; backward shift of D. Knuth, TAOCP vol. 3,
@@ -35,11 +38,16 @@ if TYPE_CHECKING:
 CAPACITY_MAX = 1 << 29
 
 # Columns of `links`: the neighbour touched before, the one touched after (or the next free slot),
-# and the position in the index where the search for the key begins, -1 in a free slot.
-OLDER, NEWER, HOME = 0, 1, 2
+# the position in the index where the search for the key begins, -1 in a free slot, and what became
+# of the slot since `changes()`.
+OLDER, NEWER, HOME, CHANGE = 0, 1, 2, 3
+LINKS = 4
+# What became of it: nothing; its key was touched; it has another key; its key was removed.
+KEPT, TOUCHED, FRESH, GONE = 0, 1, 2, 3
 
 # Fields of `state`. FREE heads the list of removed slots; slots from UNUSED on were never used.
-LIVE, OLDEST, NEWEST, FREE, UNUSED = 0, 1, 2, 3, 4
+# UNSAVED counts the slots that are TOUCHED or FRESH, REMOVED those that are GONE.
+LIVE, OLDEST, NEWEST, FREE, UNUSED, UNSAVED, REMOVED = 0, 1, 2, 3, 4, 5, 6
 
 _LINKS = i4[:, ::1]
 TABLE = nt.Tuple((A2_u8, A_i4, _LINKS, A_i8, A_u8, A_u8, A_u8))
@@ -128,17 +136,24 @@ def _unindex(index: Any, links: Any, slot: Any) -> None:
     index[hole] = 0
 
 
+@kernel(none(TABLE, i8, A_u8, i8))
+def _enter(table: Any, slot: Any, probe: Any, home: Any) -> None:
+    """Give a slot its key: in the index, and at the recent end of the list."""
+    keys, index, links, state, _, _, _ = table
+    for i in range(probe.size):
+        keys[slot, i] = probe[i]
+    mask = index.size - 1
+    at = home
+    while index[at] != 0:
+        at = (at + 1) & mask
+    index[at] = slot + 1
+    links[slot, HOME] = home
+    _append(links, state, slot)
+
+
 @kernel(i8(TABLE, A_u8))
 def find(table: Any, probe: Any) -> Any:
-    """Look a key up without touching it.
-
-    Args:
-        table: `KeyTable.arrays()`.
-        probe: `(words,) uint64`; the key.
-
-    Returns:
-        Its slot, or -1.
-    """
+    """Return the slot of a key, `(words,) uint64`, or -1; does not touch it."""
     keys, index, _, _, salt, _, _ = table
     return _locate(keys, index, probe, _home(salt, probe, index.size - 1))
 
@@ -164,6 +179,9 @@ def find_or_insert(table: Any, probe: Any) -> Any:
         if slot != state[NEWEST]:
             _unlink(links, state, slot)
             _append(links, state, slot)
+        if links[slot, CHANGE] == KEPT:
+            links[slot, CHANGE] = TOUCHED
+            state[UNSAVED] += 1
         return slot, False, False
     evicted = state[LIVE] == keys.shape[0]
     if evicted:
@@ -180,29 +198,18 @@ def find_or_insert(table: Any, probe: Any) -> Any:
         slot = state[UNUSED]
         state[UNUSED] += 1
         state[LIVE] += 1
-    for i in range(probe.size):
-        keys[slot, i] = probe[i]
-    at = home
-    while index[at] != 0:
-        at = (at + 1) & mask
-    index[at] = slot + 1
-    links[slot, HOME] = home
-    _append(links, state, slot)
+    if links[slot, CHANGE] == GONE:
+        state[REMOVED] -= 1
+    if links[slot, CHANGE] == KEPT or links[slot, CHANGE] == GONE:
+        state[UNSAVED] += 1
+    links[slot, CHANGE] = FRESH
+    _enter(table, slot, probe, home)
     return slot, evicted, True
 
 
 @kernel(FOUND(TABLE, u8, u8))
 def find_or_insert_pair(table: Any, hi: Any, lo: Any) -> Any:
-    """Do as `find_or_insert` for a table of two words, given as scalars.
-
-    Args:
-        table: `KeyTable.arrays()` of a table with `words == 2`.
-        hi: Upper 64 bits of the key, `uint64`.
-        lo: Lower 64 bits of the key, `uint64`.
-
-    Returns:
-        `(slot, evicted, fresh)`.
-    """
+    """Do as `find_or_insert` for a table of two words, given as scalars, the upper one first."""
     probe = table[5]
     probe[0] = hi
     probe[1] = lo
@@ -235,25 +242,38 @@ def remove(table: Any, slot: Any) -> Any:
     links[slot, NEWER] = state[FREE]
     state[FREE] = slot
     state[LIVE] -= 1
+    if links[slot, CHANGE] != KEPT:
+        state[UNSAVED] -= 1
+    links[slot, CHANGE] = GONE
+    state[REMOVED] += 1
     return True
 
 
-@kernel(none(TABLE, A_i8))
-def _walk(table: Any, out: Any) -> None:
-    """Write the live slots into `out`, the one touched longest ago first."""
+@kernel(none(TABLE, A_i8, A_i8))
+def _latest(table: Any, touched: Any, gone: Any) -> None:
+    """Write the slots touched last, the one touched longest ago first, and those removed last."""
     _, _, links, state, _, _, _ = table
-    slot = state[OLDEST]
-    for i in range(out.size):
-        out[i] = slot
+    slot = state[NEWEST]
+    for i in range(touched.size - 1, -1, -1):
+        touched[i] = slot
+        slot = int(links[slot, OLDER])
+    slot = state[FREE]
+    for i in range(gone.size):
+        gone[i] = slot
         slot = int(links[slot, NEWER])
 
 
 @kernel(none(TABLE, A2_u8, A_i8))
-def _fill(table: Any, rows: Any, out: Any) -> None:
-    """Insert keys row by row, and write the slot each received into `out`."""
-    for i in range(rows.shape[0]):
-        slot, _, _ = find_or_insert(table, rows[i])
-        out[i] = slot
+def _place(table: Any, rows: Any, slots: Any) -> None:
+    """Give free slots of a cleared table their keys, and list the free ones below the highest."""
+    _, index, links, state, salt, _, _ = table
+    for i in range(slots.size):
+        links[slots[i], HOME] = 0
+        _enter(table, slots[i], rows[i], _home(salt, rows[i], index.size - 1))
+    for slot in range(state[UNUSED]):
+        if links[slot, HOME] < 0:
+            links[slot, NEWER] = state[FREE]
+            state[FREE] = slot
 
 
 @dataclass(slots=True)
@@ -264,8 +284,8 @@ class KeyTable:
         keys: `(capacity, words) uint64`; the key of each slot.
         index: `(size,) int32`; slot + 1, or 0 where empty; size is a power of two of at least
             twice the capacity.
-        links: `(capacity, 3) int32`; `OLDER`, `NEWER`, `HOME` of each slot.
-        state: `(5,) int64`; `LIVE`, `OLDEST`, `NEWEST`, `FREE`, `UNUSED`.
+        links: `(capacity, 4) int32`; `OLDER`, `NEWER`, `HOME`, `CHANGE` of each slot.
+        state: `(7,) int64`; `LIVE`, `OLDEST`, `NEWEST`, `FREE`, `UNUSED`, `UNSAVED`, `REMOVED`.
         salt: `(2 * words + 1,) uint64`; the secret of the hash, derived from the seed.
         probe: `(words,) uint64`; where kernels may put together a key.
         evicted: `(words,) uint64`; the key evicted last.
@@ -304,8 +324,8 @@ class KeyTable:
         return cls(
             keys=np.zeros((capacity, words), np.uint64),
             index=np.zeros(1 << (2 * capacity - 1).bit_length(), np.int32),
-            links=np.zeros((capacity, 3), np.int32),
-            state=np.array([0, -1, -1, -1, 0], np.int64),
+            links=np.zeros((capacity, LINKS), np.int32),
+            state=np.array([0, -1, -1, -1, 0, 0, 0], np.int64),
             salt=np.array(salt, np.uint64),
             probe=np.zeros(words, np.uint64),
             evicted=np.zeros(words, np.uint64),
@@ -321,44 +341,53 @@ class KeyTable:
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """Return the arrays in the order of `TABLE`, the first argument of every kernel here."""
-        return (
-            self.keys, self.index, self.links, self.state, self.salt, self.probe, self.evicted
-        )  # fmt: skip
+        return self.keys, self.index, self.links, self.state, self.salt, self.probe, self.evicted
 
     def slots(self) -> NDArray[np.int64]:
         """Return the live slots, `(n,) int64`, the one touched longest ago first."""
         out = np.empty(len(self), np.int64)
-        _walk(self.arrays(), out)
+        _latest(self.arrays(), out, np.empty(0, np.int64))
         return out
 
-    def clear(self) -> None:
-        """Remove every key."""
-        self.index[:] = 0
-        self.state[:] = (0, -1, -1, -1, 0)
+    @property
+    def unsaved(self) -> int:
+        """Keys touched since `changes()` that are still there."""
+        return int(self.state[UNSAVED])
 
-    def snapshot(self) -> NDArray[np.uint64]:
-        """Return a copy of the live keys, `(n, words) uint64`, in the order of `slots()`."""
-        return self.keys[self.slots()]
+    def changes(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """Return what became of slots since the last call or `place`; count from here on.
 
-    def restore(self, rows: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Replace the content by a snapshot; the table then behaves as the one it was taken of.
+        Returns:
+            `(n,) int64`, the slots touched, the one touched longest ago first; `(n,) bool`, which
+            of them have another key than then; `(m,) int64`, the slots that lost their key.
+        """
+        touched = np.empty(self.unsaved, np.int64)
+        gone = np.empty(int(self.state[REMOVED]), np.int64)
+        _latest(self.arrays(), touched, gone)
+        fresh = self.links[touched, CHANGE] == FRESH
+        self.links[touched, CHANGE] = KEPT
+        self.links[gone, CHANGE] = KEPT
+        self.state[[UNSAVED, REMOVED]] = 0
+        return touched, fresh, gone
 
-        Slots may be numbered differently: a caller puts the state it saved beside row `i` at slot
-        `restored[i]`. Of a snapshot of a larger table only the keys touched last are kept.
+    def place(self, rows: NDArray[np.uint64], slots: NDArray[np.int64]) -> None:
+        """Replace the content by keys in given slots; nothing has changed then.
 
         Args:
             rows: `(n, words) uint64`; distinct keys, the one touched longest ago first.
-
-        Returns:
-            `(n,) int64`; the slot of each row, -1 where it did not fit.
+            slots: `(n,) int64`; the slot of each.
 
         Raises:
-            ValueError: The rows are of another number of words.
+            ValueError: The rows are of another number of words, or slots are out of bounds or
+                given twice.
         """
-        if rows.ndim != 2 or rows.shape[1] != self.keys.shape[1]:
-            raise ValueError(f"rows: want (n, {self.keys.shape[1]}), got {rows.shape}")
-        self.clear()
-        kept = np.array(rows[-self.capacity :], np.uint64, order="C")
-        out = np.full(rows.shape[0], -1, np.int64)
-        _fill(self.arrays(), kept, out[rows.shape[0] - kept.shape[0] :])
-        return out
+        if rows.shape != (slots.size, self.keys.shape[1]):
+            raise ValueError(f"rows: want ({slots.size}, {self.keys.shape[1]}), got {rows.shape}")
+        used = int(slots.max()) + 1 if slots.size else 0
+        if used > self.capacity or (slots < 0).any() or np.unique(slots).size != slots.size:
+            raise ValueError(f"slots: want distinct ones, 0 … {self.capacity - 1}")
+        self.index[:] = 0
+        self.links[:] = 0
+        self.links[:used, HOME] = -1
+        self.state[:] = (slots.size, -1, -1, -1, used, 0, 0)
+        _place(self.arrays(), np.array(rows, np.uint64, order="C"), slots.astype(np.int64))

@@ -20,19 +20,47 @@ Source: RFC 7011 (IPFIX) for the terms; idle and active timeouts as in Cisco Net
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.keytable import KeyTable
-from core.netflow_kernels import NAMES, NUMBERS, WORDS, end_all, observe
+from core.netflow_kernels import (
+    BYTES,
+    BYTES_BACK,
+    DPORT,
+    ETHERTYPE,
+    FIRST_NS,
+    FLAGS,
+    FLAGS_BACK,
+    LAST_NS,
+    NAMES,
+    NUMBERS,
+    ORDINAL,
+    PACKETS,
+    PACKETS_BACK,
+    PROTO,
+    SOURCE,
+    SPORT,
+    WORDS,
+    end_all,
+    key_many,
+    observe,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.batches import FrameBatch
+    from core.packing import Columns
 
 SECOND_NS = 1_000_000_000
+
+# Of the numbers of a live flow: those that any of its packets may change, and those that none does.
+_CHANGING = [
+    FIRST_NS, LAST_NS, PACKETS, BYTES, PACKETS_BACK, BYTES_BACK, FLAGS, FLAGS_BACK, ORDINAL
+]  # fmt: skip
+_LASTING = [PROTO, SPORT, DPORT, ETHERTYPE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +120,41 @@ class FlowTable:
         count = end_all(self._table.arrays(), self._flows, out)
         return FlowBatch(numbers[:count], names[:count])
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return a copy of the live flows."""
-        slots = self._table.slots()
-        return {
-            "keys": self._table.snapshot(),
-            "flows": tuple(column[slots] for column in self._flows),
-            "clock": self._clock.copy(),
-        }
+    def snapshot(self) -> int:
+        """Return the latest time seen; flows are kept in a log of their own."""
+        return int(self._clock[0])
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a snapshot, under any seed, in a table at least as large."""
-        placed = self._table.restore(state["keys"])
-        kept = placed >= 0
-        for column, saved in zip(self._flows, state["flows"], strict=True):
-            column[placed[kept]] = saved[kept]
-        self._clock[:] = state["clock"]
+    def restore(self, state: int) -> None:
+        """Go on from a snapshot; what the log holds is loaded next."""
+        self._clock[0] = state
+
+    @property
+    def table(self) -> KeyTable:
+        """Keys of flows; see `core.row_log.Rows`, also for the next three."""
+        return self._table
+
+    def touched_columns(self, slots: NDArray[np.int64]) -> Columns:
+        """Return what packets change of their flow, the first of a part among them."""
+        numbers, names = self._flows
+        return {"counts": numbers[slots][:, _CHANGING], "source": names[slots, SOURCE]}
+
+    def whole_columns(self, slots: NDArray[np.int64]) -> Columns:
+        """Return the ends of flows, which are their keys."""
+        numbers, names = self._flows
+        return {"kind": numbers[slots][:, _LASTING], "ends": names[slots, :SOURCE]}
+
+    def load(self, slots: NDArray[np.int64], columns: Columns) -> None:
+        """Hold these flows."""
+        if slots.size == 0:
+            return
+        numbers, names = self._flows
+        numbers[slots[:, None], _CHANGING] = columns["counts"]
+        numbers[slots[:, None], _LASTING] = columns["kind"]
+        names[slots, SOURCE] = columns["source"]
+        names[slots, :SOURCE] = columns["ends"]
+        keys = np.empty((slots.size, WORDS), np.uint64)
+        key_many(self._flows, slots, keys)
+        self._table.place(keys, slots)
 
 
 def _room(rows: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:

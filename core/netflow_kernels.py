@@ -168,3 +168,16 @@ def end_all(table: Any, flows: Any, out: Any) -> Any:
         remove(table, slot)
         slot = oldest(table)
     return count
+
+
+@kernel(none(FLOWS_T, A_i8, A2_u8))
+def key_many(flows: Any, slots: Any, keys: Any) -> None:
+    """Write the key of the flow in each slot: that of its first packet."""
+    numbers, names = flows
+    for i in range(slots.size):
+        slot = slots[i]
+        _probe(
+            names[slot, SRC_HI], names[slot, SRC_LO], numbers[slot, SPORT],
+            names[slot, DST_HI], names[slot, DST_LO], numbers[slot, DPORT],
+            numbers[slot, PROTO], numbers[slot, ETHERTYPE], keys[i],
+        )  # fmt: skip

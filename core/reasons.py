@@ -23,6 +23,8 @@ class Reason(IntEnum):
     """Device mode: a piece of a fragmented datagram; Penstock does not reassemble."""
     SNAPPED = 4
     """Device mode: the capture kept only the head of this datagram (its snap length)."""
+    UNDELIVERABLE = 5
+    """Replay of dead letters: a record that the brokers refused, and no packet."""
 
     LINK_UNSUPPORTED = 16
     """The link type of the capture is not one Penstock decodes."""
@@ -53,6 +55,8 @@ class Reason(IntEnum):
     """The body is larger than `frame.body_bytes_max`."""
     BODY_NOT_JSON = 36
     """The body is not one strict JSON value."""
+    RECORD = 37
+    """Replay of a topic: the value is no record of that topic."""
 
 
 REASONS = 64

@@ -103,13 +103,19 @@ def flows(ended: FlowBatch) -> RecordBatch:
     )
 
 
-def rejects(packets: PacketBatch, reason: NDArray[np.uint8], topic: str) -> RecordBatch | None:
+def rejects(
+    packets: PacketBatch,
+    reason: NDArray[np.uint8],
+    topic: str,
+    source: NDArray[np.uint64] | None = None,
+) -> RecordBatch | None:
     """Encode malformed packets for a dead-letter topic, keyed by reason.
 
     Args:
         packets: A batch as captured.
         reason: `(n,) uint8`; the reason of each packet.
         topic: Name of the dead-letter topic.
+        source: `(n,) uint64`; the file of each packet, where they are of several.
 
     Returns:
         One record for each malformed packet, with its captured bytes in base64, its reason, and
@@ -123,7 +129,7 @@ def rejects(packets: PacketBatch, reason: NDArray[np.uint8], topic: str) -> Reco
     values = np.empty(REJECT_BYTES_MAX * count + int(bad.caplen.sum()) * 4 // 3, np.uint8)
     keys = np.empty(KEY_BYTES_MAX * count, np.uint8)
     value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
-    source = np.full(count, packets.source, np.uint64)
+    source = np.full(count, packets.source, np.uint64) if source is None else source[rows]
     write_rejects(
         bad.arena, bad.start, bad.caplen, bad.wirelen, bad.at_ns, bad.linktype, bad.ordinal,
         source, reason[rows], _NAMES, _NAME_END, values, value_end, keys, key_end,

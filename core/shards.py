@@ -37,3 +37,10 @@ def split(frames: FrameBatch, shards: int) -> list[tuple[int, FrameBatch]]:
     shard = np.empty(len(frames), np.int32)
     _assign(frames.key_hi, frames.key_lo, shards, shard)
     return [(s, frames.take(np.flatnonzero(shard == s))) for s in np.unique(shard).tolist()]
+
+
+def shard_of(key_hi: int, key_lo: int, shards: int) -> int:
+    """Return the shard of one key, given as its two words."""
+    shard = np.empty(1, np.int32)
+    _assign(np.array([key_hi], np.uint64), np.array([key_lo], np.uint64), shards, shard)
+    return int(shard[0])

@@ -21,11 +21,14 @@ import typer
 
 from core.errors import PenstockError, RunError, UsageError
 from flows.console import put, refused, say
+from flows.kafka_cli import dlq_app, topics_app
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from core.config import Layer, Settings
+    from connectors.read_back import OnRecord
+    from core.config import Layer
+    from core.sections import Settings
     from flows.replay import Progress
     from flows.summary import Summary
 
@@ -44,6 +47,8 @@ config_app = typer.Typer(
     help="Show or check settings.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(config_app, name="config")
+app.add_typer(topics_app, name="topics")
+app.add_typer(dlq_app, name="dlq")
 
 
 def _version(asked: bool) -> None:
@@ -86,7 +91,8 @@ def _main(
 @app.command()
 def replay(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH…", help="Captures, folders, - for standard input.")
+        list[str],
+        typer.Argument(metavar="PATH…", help="Captures, folders, -, or kafka://HOST:PORT/TOPIC."),
     ],
     by: Annotated[str | None, typer.Option(help="Who is analysed: device or host.")] = None,
     port: Annotated[int | None, typer.Option(help="UDP port of device frames.")] = None,
@@ -96,7 +102,9 @@ def replay(
         str | None, typer.Option("--filter", help="Packets to keep, as tcpdump has it.")
     ] = None,
     speed: Annotated[str | None, typer.Option(help="max, or times capture time.")] = None,
-    sink: Annotated[str | None, typer.Option(help="null or files:DIR.")] = None,
+    sink: Annotated[
+        str | None, typer.Option(help="null, files:DIR, kafka://HOST:PORT, or embedded.")
+    ] = None,
     recovery: Annotated[
         str | None, typer.Option(help="Folder of snapshots: resume there after a crash.")
     ] = None,
@@ -109,7 +117,7 @@ def replay(
     config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Replay captured packets through the graph, and say what became of each."""
+    """Replay captured packets, or what a topic holds, and say what became of each."""
     flags: list[Layer] = [("PATH", {"run": {"paths": tuple(paths)}})]
     _flag(flags, "--by", "capture", "by", by)
     _flag(flags, "--port", "capture", "port", port)
@@ -127,14 +135,15 @@ def replay(
 
     settings = load(config, flags).settings
     summary = carry_out(settings)
-    show(summary, settings.run.sink_folder, as_json=as_json)
+    show(summary, settings.run.sink_place, as_json=as_json)
     if not summary.read_anything and not summary.files.unreadable and not summary.interrupted:
         say("nothing was read: no captures in the paths given")
-    failed = not summary.read_anything or (settings.run.strict and summary.files.unreadable)
+    unreadable = settings.run.strict and summary.files.unreadable
+    failed = not summary.read_anything or unreadable or summary.lost
     raise typer.Exit(1 if failed else 0)
 
 
-def carry_out(settings: Settings) -> Summary:
+def carry_out(settings: Settings, on_record: OnRecord | None = None) -> Summary:
     """Replay with a progress bar on a terminal; say so when kernels are compiled."""
     from connectors.clock import monotonic_ns
     from connectors.stderr import engine_held_back
@@ -144,7 +153,7 @@ def carry_out(settings: Settings) -> Summary:
         with announcing_compilation() as compiled:
             from flows.replay import replay as carry
         with _progress_bar() as progress:
-            return carry(settings, say, progress, begun_ns if compiled else None)
+            return carry(settings, say, progress, begun_ns if compiled else None, on_record)
 
 
 @contextmanager
@@ -187,7 +196,7 @@ def _progress_bar() -> Iterator[Progress | None]:
         yield progress
 
 
-def show(summary: Summary, folder: str | None = None, *, as_json: bool) -> None:
+def show(summary: Summary, sink: str | None = None, *, as_json: bool) -> None:
     """Print a summary on standard output."""
     import msgspec
 
@@ -200,7 +209,7 @@ def show(summary: Summary, folder: str | None = None, *, as_json: bool) -> None:
 
     console = Console()
     with console.capture() as text:
-        console.print(table(summary, folder))
+        console.print(table(summary, sink))
     put(text.get().rstrip("\n"))
 
 

@@ -18,8 +18,11 @@ import numpy as np
 from core.batches import FrameBatch
 from core.controls import Retune
 from core.dam import Dam, Judged
+from core.queue_log import QueueLog
 from core.reasons import DROPS, IGNORED, MALFORMED, REASONS
+from core.row_log import RowLog
 from flows.items import Arrivals, Passage
+from flows.keeper import Journal
 from flows.steps import Step
 
 RETUNES_MAX = 1_024
@@ -100,8 +103,18 @@ class DamStep(Step[Arrivals | Retune, Passage]):
         """Release what is queued; commands of a time that never came are dropped."""
         return _released(self._dam.drain()) if self._dam is not None else []
 
+    def journals(self) -> dict[str, Journal]:
+        """Keep devices and queue in logs."""
+        if self._dam is None:
+            return {}
+        return {"devices": RowLog(self._dam), "queue": QueueLog(self._dam)}
+
+    def keyed(self, value: Arrivals | Retune) -> FrameBatch | None:
+        """Return the frames that arrived."""
+        return value.frames if isinstance(value, Arrivals) else None
+
     def state(self) -> Any:
-        """Return the dam, the account, and the commands that wait."""
+        """Return bucket and totals of the dam, the account, and the commands that wait."""
         dam = self._dam.snapshot() if self._dam is not None else None
         return dam, self._reasons, self._passed, self._passed_bytes, self._waiting, self._now_ns
 

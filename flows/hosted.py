@@ -18,11 +18,13 @@ import argparse
 import atexit
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from connectors.clock import monotonic_ns
+from connectors.engine_store import claim_store
 from connectors.metrics import publish, serve
 from connectors.settings import load
 from connectors.signals import stop_on_signals
@@ -47,7 +49,15 @@ def flow_from_environment() -> Dataflow:
         settings = load(flags=_engine_layers()).settings
         if settings.run.scores:
             raise UsageError("run.scores: scores are written by `penstock replay` only; unset it")
+        if settings.run.sink == "embedded" and _in_cluster():
+            raise UsageError(
+                "run.sink: each process of a cluster would have an embedded broker of its own; "
+                "name kafka://HOST:PORT or files:DIR"
+            )
         run = Run(settings, say)
+        store = Path(settings.run.recovery)
+        if run.recovers and store.is_dir() and not _in_cluster():
+            claim_store(store)
         flow = build(run)
         serve(settings.metrics.host, settings.metrics.port)
     except PenstockError as error:
@@ -114,16 +124,29 @@ def _explain_errors() -> list[BaseException]:
 
 
 def _summarise(run: Run, begun_ns: int, failed: list[BaseException]) -> None:
+    try:
+        if not failed:
+            run.verify()
+    except PenstockError as error:
+        say(str(error))
+        _end_badly()
+    finally:
+        run.close()
     if failed or _in_cluster():
         return
     seconds = (monotonic_ns() - begun_ns) * 1e-9
     by, interrupted = run.settings.capture.by, run.interrupted
-    summary = summarise(run.ledger, by, seconds, interrupted=interrupted)
+    volatile = run.settings.run.sink == "embedded"
+    summary = summarise(run.ledger, by, seconds, interrupted=interrupted, volatile=volatile)
     if summary.adds_up:
         put(msgspec.json.encode(summary).decode())
-        if not summary.read_anything:
-            # The engine ended well, and only here is it known that this is a failure.
-            sys.stdout.flush()
-            os._exit(1)
+        if not summary.read_anything or summary.lost:
+            _end_badly()
     else:
         say(f"packets do not add up; please report this capture: {summary!r}")
+
+
+def _end_badly() -> NoReturn:
+    """End the process as failed: the engine ended well, and only here is it known to be wrong."""
+    sys.stdout.flush()
+    os._exit(1)

@@ -2,8 +2,11 @@
 
                   controls ──┐
     source → decode → frame ─┼→ dam ─┬→ features → score → findings ─┐
-                             │       └→ telemetry or flows ──────────┼→ sink
+         └─ or deal ─────────┤       └→ telemetry or flows ──────────┼→ sink
                              └→ dead letters ────────────────────────┘
+
+What a topic holds was decoded by its source, and is only dealt to its shards. Flows that are read
+back are scored, and written no second time.
 
 `python -m bytewax.run flows.ingest:flow` builds it from the environment and `penstock.toml`.
 """
@@ -16,9 +19,12 @@ from typing import TYPE_CHECKING
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
+from connectors.kafka_source import TopicSource
 from connectors.scores import ScoresSink
+from core.topics import FLOWS
 from flows import steps
 from flows.dam_step import DamStep
+from flows.deal import deal
 
 if TYPE_CHECKING:
     from bytewax.inputs import Source
@@ -38,9 +44,14 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
             and so must a replay's when there are no more packets, or the run goes on.
     """
     flow = Dataflow("penstock_ingest")
-    packets = op.input("source", flow, run.source())
-    decoded = op.map("decode", packets, steps.decode)
-    arrivals = op.flat_map("frame", decoded, steps.frame(run))
+    source = run.source()
+    if isinstance(source, TopicSource):
+        held = op.input("source", flow, source)
+        arrivals = op.flat_map("deal", held, deal(run, source.kind))
+    else:
+        packets = op.input("source", flow, source)
+        decoded = op.map("decode", packets, steps.decode)
+        arrivals = op.flat_map("frame", decoded, steps.frame(run))
     rejects = op.filter_map_value("dead_letters", arrivals, lambda a: a.rejects)
 
     judged: KeyedStream[Arrivals | Retune] = arrivals
@@ -53,12 +64,13 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     scored = op.stateful_batch("score", rows, partial(steps.ScoreStep, run))
     findings = op.filter_map_value("findings", scored, lambda s: s.findings)
 
+    records = [findings, rejects]
     if run.settings.capture.by == "device":
-        records = op.flat_map_value("telemetry", passages, steps.readings)
-    else:
-        records = op.stateful_batch("flows", passages, partial(steps.FlowStep, run))
+        records.append(op.flat_map_value("telemetry", passages, steps.readings))
+    elif not isinstance(source, TopicSource) or FLOWS in source.kind.writes:
+        records.append(op.stateful_batch("flows", passages, partial(steps.FlowStep, run)))
 
-    op.output("sink", op.merge("records", records, findings, rejects), run.sink())
+    op.output("sink", op.merge("records", *records), run.sink())
     if run.scores is not None:
         scores = op.map_value("scores", scored, lambda s: s.scores)
         op.output("scores_file", scores, ScoresSink(run.scores))

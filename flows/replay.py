@@ -22,6 +22,7 @@ from bytewax.recovery import (
 
 from connectors.capture import PAGE
 from connectors.clock import monotonic_ns
+from connectors.engine_store import claim_store
 from connectors.metrics import publish, serve
 from connectors.scores import ScoresFile
 from connectors.signals import stop_on_signals
@@ -33,7 +34,8 @@ from flows.summary import Summary, summarise
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
 
-    from core.config import Settings
+    from connectors.read_back import OnRecord
+    from core.sections import Settings
 
 REFRESH_S = 0.1
 _STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
@@ -49,6 +51,7 @@ def replay(
     notify: Callable[[str], None],
     progress: Progress | None = None,
     begun_ns: int | None = None,
+    on_record: OnRecord | None = None,
 ) -> Summary:
     """Replay captures as the settings say, until they end or a signal does.
 
@@ -58,6 +61,7 @@ def replay(
         progress: Called about ten times a second from another thread.
         begun_ns: When the run began on the monotonic clock, if that was before this call, because
             kernels had to be compiled for it.
+        on_record: Shown each message that is read back from the embedded broker.
 
     Returns:
         What was done.
@@ -65,22 +69,33 @@ def replay(
     Raises:
         PenstockError: The run could not start, or could not go on.
     """
-    run = Run(settings, notify)
+    run = Run(settings, notify, on_record=on_record)
     with ExitStack() as undo:
         recovery = _recovery_store(settings.run.recovery)
+        if recovery is not None:
+            undo.callback(claim_store(Path(settings.run.recovery)))
         if settings.run.scores:
             run.scores = ScoresFile(Path(settings.run.scores))
             undo.callback(run.scores.abandon)
         undo.callback(serve(settings.metrics.host, settings.metrics.port))
         undo.callback(publish(run.ledger).withdraw)
         undo.callback(stop_on_signals(run.stopping))
+        undo.callback(run.close)
         flow = build(run)
         begun_ns = monotonic_ns() if begun_ns is None else begun_ns
         with _reporting(run, progress):
             _execute(flow, settings.run.epoch_s, recovery)
+        run.verify()
+        run.close()
         seconds = (monotonic_ns() - begun_ns) * 1e-9
         interrupted = run.interrupted
-        summary = summarise(run.ledger, settings.capture.by, seconds, interrupted=interrupted)
+        summary = summarise(
+            run.ledger,
+            settings.capture.by,
+            seconds,
+            interrupted=interrupted,
+            volatile=settings.run.sink == "embedded",
+        )
         if not summary.adds_up:
             raise RunError(f"packets do not add up; please report this capture: {summary!r}")
         if run.scores is not None:
@@ -91,7 +106,10 @@ def replay(
 
 def _advise(run: Run, summary: Summary) -> None:
     """Say what a reader of the summary would otherwise have to guess."""
-    if summary.interrupted:
+    if summary.lost:
+        lost = ", ".join(f"{count:,} of {topic}" for topic, count in summary.lost.items())
+        run.notify(f"records were LOST: {lost}; with --recovery the next run would deliver them")
+    elif summary.interrupted:
         ways = "the same command goes on there" if run.recovers else "start it again for the rest"
         run.notify(f"interrupted after {summary.packets_in:,} packets; {ways}")
     elif summary.packets_in and not summary.frames + sum(summary.malformed.values()):

@@ -20,15 +20,25 @@ from connectors.bpf import compile_filter
 from connectors.capture import PAGE, CaptureSource
 from connectors.claim import recovery_id
 from connectors.discard import DiscardSink
+from connectors.embedded import EmbeddedSink
+from connectors.epoch_budget import EpochBudget
 from connectors.files import FilesSink
+from connectors.kafka import KafkaSink
+from connectors.kafka_client import check
+from connectors.kafka_source import TopicSource
 from connectors.ledger import Ledger
+from connectors.metrics import FLUSH_SECONDS
+from connectors.pressure import Pressure
 from connectors.scores import ScoresFile
 from core.errors import UsageError
+from core.kafka_address import is_kafka, parse
 from core.link import LINK_ETHERNET
+from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from models.judge import Judge
 
 if TYPE_CHECKING:
-    from core.config import Settings
+    from connectors.read_back import OnRecord
+    from core.sections import Settings
 
 
 @dataclass(slots=True)
@@ -41,8 +51,11 @@ class Run:
         ledger: What was counted.
         stopping: Set to end the sources.
         scores: Where scores of packets go, if anywhere.
+        pressure: How the sink makes the source pause.
         seed: Secret of hash tables; results do not depend on it.
         judge: What makes the model of a shard; as `models.judge.Judge`.
+        budget: What the steps may write in one epoch.
+        on_record: Shown each message that is read back from the embedded broker.
     """
 
     settings: Settings
@@ -50,8 +63,12 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     stopping: threading.Event = field(default_factory=threading.Event)
     scores: ScoresFile | None = None
+    pressure: Pressure = field(default_factory=Pressure)
     seed: int = field(default_factory=lambda: randbits(64))
     judge: type[Judge] = Judge
+    on_record: OnRecord | None = None
+    budget: EpochBudget = field(init=False)
+    _delivery: KafkaSink | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -64,6 +81,13 @@ class Run:
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
         self.judge(settings.anomaly, is_device=settings.capture.by == "device")
+        if is_kafka(settings.run.sink):
+            parse(settings.run.sink, topic=False)
+        if any(map(is_kafka, (settings.run.sink, *settings.run.paths))):
+            check(settings.kafka)
+        self.budget = EpochBudget(self.ledger, settings.capture.batch_len, self.notify)
+        if self.recovers:
+            self.pressure.also(self.budget.holds)
 
     @property
     def recovers(self) -> bool:
@@ -72,7 +96,7 @@ class Run:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal ended the source before its input did."""
+        """Whether a signal, or a sink that lost records, ended the source before its input did."""
         return self.stopping.is_set() and not self.ledger.page(PAGE).get("ended")
 
     @property
@@ -84,11 +108,23 @@ class Run:
         # Half of the records in one place and half in another would be no whole anywhere.
         folder = s.run.sink_folder
         shaping += [s.files.format, os.path.realpath(folder) if folder is not None else None]
+        shaping += [s.run.sink.partition(":")[0], s.kafka.format, s.kafka.headers, s.kafka.topics]
         return blake2b(msgspec.json.encode(shaping), digest_size=16).hexdigest()
 
-    def source(self) -> CaptureSource:
+    def source(self) -> CaptureSource | TopicSource:
         """Return the source that the settings name."""
         run = self.settings.run
+        if any(map(is_kafka, run.paths)):
+            topic = TopicSource(
+                settings=self.settings,
+                ledger=self.ledger,
+                digest=self.digest,
+                stopping=self.stopping,
+                notify=self.notify,
+                pressure=self.pressure,
+            )
+            topic.check()
+            return topic
         return CaptureSource(
             paths=run.paths,
             settings=self.settings.capture,
@@ -97,11 +133,49 @@ class Run:
             stopping=self.stopping,
             notify=self.notify,
             recovers=self.recovers,
+            pressure=self.pressure,
         )
 
-    def sink(self) -> DiscardSink | FilesSink:
-        """Return the sink that the settings name."""
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics that records are written to, by their names here."""
+        if self.settings.capture.by == "device":
+            return TELEMETRY, TELEMETRY_DLQ, FINDINGS
+        return FLOWS, FLOWS_DLQ, FINDINGS
+
+    def sink(self) -> DiscardSink | FilesSink | KafkaSink:
+        """Return the sink that the settings name, after seeing that it can be written to."""
         run, files = self.settings.run, self.settings.files
+        if is_kafka(run.sink):
+            self._delivery = KafkaSink(
+                servers=parse(run.sink, topic=False).servers,
+                settings=self.settings.kafka,
+                parts=run.shards,
+                recovers=self.recovers,
+                pressure=self.pressure,
+                stopping=self.stopping,
+                notify=self.notify,
+                on_lost=self.give_up,
+                on_counts=self.ledger.write,
+                topics=self.topics,
+                on_flush=FLUSH_SECONDS.observe,
+            )
+            self._delivery.check()
+            return self._delivery
+        if run.sink == "embedded":
+            self._delivery = EmbeddedSink(
+                settings=self.settings.kafka,
+                parts=run.shards,
+                pressure=self.pressure,
+                stopping=self.stopping,
+                notify=self.notify,
+                on_lost=self.give_up,
+                on_counts=self.ledger.write,
+                topics=self.topics,
+                on_record=self.on_record,
+            )
+            self._delivery.check()
+            return self._delivery
         if run.sink_folder is None:
             return DiscardSink(parts=run.shards, on_delivered=self._delivered)
         sink = FilesSink(
@@ -115,6 +189,25 @@ class Run:
         )
         sink.check()
         return sink
+
+    def verify(self) -> None:
+        """Read back what the embedded broker still holds unread, when the engine is done.
+
+        Raises:
+            SinkError: It is not what was delivered.
+        """
+        if isinstance(self._delivery, EmbeddedSink):
+            self._delivery.verify()
+
+    def close(self) -> None:
+        """End what the engine may have left open; never raises."""
+        if self._delivery is not None:
+            self._delivery.close()
+
+    def give_up(self, line: str) -> None:
+        """Say why the run cannot go on, and end its source."""
+        self.notify(line)
+        self.stopping.set()
 
     def _delivered(self, part: str, totals: dict[str, int]) -> None:
         page = {f"delivered.{topic}": count for topic, count in totals.items()}

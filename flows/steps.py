@@ -4,8 +4,9 @@ Laws:
 
 1. A step holds one core object for one shard, feeds it batches, and counts. What it decides, the
    core decides.
-2. State is pickled at the moment of the snapshot, because Bytewax may serialise it later, and only
-   when recovery is on.
+2. State is saved at the moment of the snapshot, because Bytewax may serialise what it is given
+   later, and only when recovery is on: small parts as they are, rows as records of a log that holds
+   what was touched (`flows.keeper`).
 3. The only broad `except` of the project is here, round the model: what it cannot score is counted
    as unscored with its reason, and the run goes on.
 
@@ -15,7 +16,6 @@ Source: Bytewax, `bytewax.operators.StatefulBatchLogic`.
 from __future__ import annotations
 
 import itertools
-import pickle
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -32,12 +32,14 @@ from core.frame import device_frames, host_frames
 from core.headers import decode_headers
 from core.netflow import FlowTable
 from core.reasons import REASONS
-from core.shards import split
+from core.row_log import RowLog
+from core.shards import shard_of, split
 from flows.items import Arrivals, Decoded, Passage, Scored
+from flows.keeper import Journal, Keeper
 from models.features import RowBatch, WindowFeatures
 
 if TYPE_CHECKING:
-    from core.batches import PacketBatch, RecordBatch
+    from core.batches import FrameBatch, PacketBatch, RecordBatch
     from core.controls import Retune
     from flows.run import Run
 
@@ -102,8 +104,12 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         self._page = f"{self.name}/{next(_pages)}"
         self._seconds = STAGE_SECONDS.labels(self.name)
         self.build()
-        if saved is not None:
-            self.restore(pickle.loads(saved))  # noqa: S301  our own recovery store
+        self._keeper: Keeper | None = None
+        if run.recovers:
+            self._keeper = Keeper(run, self.name, self.journals())
+        if self._keeper is not None and saved is not None:
+            self.restore(self._keeper.open(saved))
+            self._keeper.load()
             self._count()
 
     @abstractmethod
@@ -118,13 +124,21 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         """Flush what is held, at the end of input."""
         return ()
 
+    def journals(self) -> dict[str, Journal]:
+        """Return what is kept in logs, by names no other step has."""
+        return {}
+
+    @abstractmethod
+    def keyed(self, value: V) -> FrameBatch | RowBatch | None:
+        """Return what bears the keys of an item, if it has any."""
+
     @abstractmethod
     def state(self) -> Any:
-        """Return everything `restore` needs."""
+        """Return everything `restore` needs, but for what is kept in logs."""
 
     @abstractmethod
     def restore(self, state: Any) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned; what is kept in logs is loaded next."""
 
     @abstractmethod
     def totals(self) -> dict[str, int]:
@@ -133,6 +147,8 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
     def on_batch(self, values: list[V]) -> tuple[Iterable[W], bool]:
         """Feed items; see `StatefulBatchLogic`."""
         begun = monotonic_ns()
+        if self._keeper is not None and not self._keeper.shard:
+            self._keeper.shard = self._shard(values)
         out = [each for value in values for each in self.take(value)]
         self._count()
         self._seconds.observe((monotonic_ns() - begun) * 1e-9)
@@ -151,8 +167,17 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         return out, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes | None:
-        """Return the state as bytes, or nothing without recovery (law 2)."""
-        return pickle.dumps(self.state(), 5) if self.run.recovers else None
+        """Return what Bytewax is to keep, or nothing without recovery (law 2)."""
+        return None if self._keeper is None else self._keeper.save(self.state())
+
+    def _shard(self, values: list[V]) -> str:
+        """Return the shard that items belong to; empty when none has a key."""
+        for value in values:
+            rows = self.keyed(value)
+            if rows is not None and len(rows):
+                key_hi, key_lo = int(rows.key_hi[0]), int(rows.key_lo[0])
+                return shard_name(shard_of(key_hi, key_lo, self.run.settings.run.shards))
+        return ""
 
     def _count(self) -> None:
         self.run.ledger.write(self._page, self.totals())
@@ -181,8 +206,16 @@ class FeatureStep(Step[Passage, RowBatch]):
         rows = self._windows.finish()
         return () if rows is None else (rows,)
 
+    def journals(self) -> dict[str, Journal]:
+        """Keep the keys in a log."""
+        return {"features": RowLog(self._windows)}
+
+    def keyed(self, value: Passage) -> FrameBatch | None:
+        """Return the arrivals."""
+        return value.arrivals
+
     def state(self) -> Any:
-        """Return the windows."""
+        """Return what is no key's own."""
         return self._windows.snapshot()
 
     def restore(self, state: Any) -> None:
@@ -230,6 +263,10 @@ class ScoreStep(Step[RowBatch, Scored]):
         batch = ScoreBatch(value.packet_index, scores)
         return (Scored(findings.encode(judged.findings), batch),)
 
+    def keyed(self, value: RowBatch) -> RowBatch:
+        """Return the rows themselves."""
+        return value
+
     def state(self) -> Any:
         """Return the detectors."""
         return self._judge.snapshot(), self._totals
@@ -268,8 +305,16 @@ class FlowStep(Step[Passage, "RecordBatch"]):
         ended = self._table.finish()
         return (records.flows(ended),) if len(ended) else ()
 
+    def journals(self) -> dict[str, Journal]:
+        """Keep the flows in a log."""
+        return {"flows": RowLog(self._table)}
+
+    def keyed(self, value: Passage) -> FrameBatch | None:
+        """Return what was released."""
+        return value.released
+
     def state(self) -> Any:
-        """Return the flow table."""
+        """Return the latest time seen."""
         return self._table.snapshot()
 
     def restore(self, state: Any) -> None:

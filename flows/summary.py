@@ -43,7 +43,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         late: Frames that count in no row, because they were stamped too long before others.
         findings: Findings written.
         findings_suppressed: Findings over the limit of a window, which were not written.
-        delivered: Records the sink took, by topic.
+        delivered: Records that arrived where the sink puts them, by topic.
+        dead_lettered: Records the brokers refused and that went to a dead-letter topic instead, by
+            the topic they were meant for.
+        lost: Records that were accepted and could not be delivered, likewise.
+        volatile: Whether what was delivered is gone with the run, as in the embedded broker.
         seconds: From the first read to the last delivery.
         packets_per_s: Packets read in these seconds, `packets_in` unless the run was resumed.
         interrupted: Whether a signal ended it before its input did.
@@ -65,6 +69,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     findings: int
     findings_suppressed: int
     delivered: dict[str, int]
+    dead_lettered: dict[str, int]
+    lost: dict[str, int]
+    volatile: bool
     seconds: float
     packets_per_s: float
     interrupted: bool
@@ -78,10 +85,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         return (
             self.packets_in == known
             and self.frames == self.passed + sum(self.dropped.values()) + self.held
-            and self.delivered.get(dead_letters, 0) == malformed
-            and (not by_device or self.delivered.get(TELEMETRY, 0) == self.passed)
-            and self.delivered.get(FINDINGS, 0) == self.findings
+            and self._accepted(dead_letters) == malformed
+            and (not by_device or self._accepted(TELEMETRY) == self.passed)
+            and self._accepted(FINDINGS) == self.findings
         )
+
+    def _accepted(self, topic: str) -> int:
+        """Return the records of a topic that the sink was given, whatever became of them."""
+        return sum(c.get(topic, 0) for c in (self.delivered, self.dead_lettered, self.lost))
 
     @property
     def read_anything(self) -> bool:
@@ -89,7 +100,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.files.read or self.packets_in or self.filtered)
 
 
-def summarise(ledger: Ledger, by: str, seconds: float, *, interrupted: bool = False) -> Summary:
+def summarise(
+    ledger: Ledger, by: str, seconds: float, *, interrupted: bool = False, volatile: bool = False
+) -> Summary:
     """Add up the ledger of a run.
 
     Args:
@@ -97,6 +110,7 @@ def summarise(ledger: Ledger, by: str, seconds: float, *, interrupted: bool = Fa
         by: `device` or `host`.
         seconds: How long it took.
         interrupted: Whether a signal ended it before its input did.
+        volatile: Whether what was delivered is gone with the run.
     """
     total = ledger.total()
     fresh = total["packets_in"] - total["packets_resumed"]
@@ -125,6 +139,9 @@ def summarise(ledger: Ledger, by: str, seconds: float, *, interrupted: bool = Fa
         findings=total["findings"],
         findings_suppressed=total["findings_suppressed"],
         delivered=_named(total, "delivered"),
+        dead_lettered=_named(total, "dead_lettered"),
+        lost=_named(total, "lost"),
+        volatile=volatile,
         seconds=round(seconds, 3),
         packets_per_s=round(fresh / seconds, 1) if seconds > 0 else 0.0,
         interrupted=interrupted,
@@ -137,12 +154,12 @@ def _named(total: Counter[str], prefix: str) -> dict[str, int]:
     return {n.removeprefix(head): c for n, c in sorted(total.items()) if n.startswith(head) and c}
 
 
-def table(summary: Summary, folder: str | None = None) -> Table:
+def table(summary: Summary, sink: str | None = None) -> Table:
     """Return the summary as a table of two columns.
 
     Args:
         summary: What a run did.
-        folder: Where its records lie, if they were kept.
+        sink: Where its records lie, if they were kept.
     """
     from rich.table import Table
     from rich.text import Text
@@ -166,6 +183,8 @@ def table(summary: Summary, folder: str | None = None) -> Table:
         ("findings", summary.findings),
         *[("  suppressed", summary.findings_suppressed)][: summary.findings_suppressed],
         *((f"→ {n}", c) for n, c in summary.delivered.items()),
+        *((f"  dead letters of {n}", c) for n, c in summary.dead_lettered.items()),
+        *((f"  LOST of {n}", c) for n, c in summary.lost.items()),
     ]
     grid = Table(title=f"replay by {summary.by}", show_header=False, title_justify="left")
     grid.add_column()
@@ -174,6 +193,6 @@ def table(summary: Summary, folder: str | None = None) -> Table:
         grid.add_row(name, f"{value:,}")
     grid.add_row("seconds", f"{summary.seconds:,.3f}")
     grid.add_row("packets/s", f"{summary.packets_per_s:,.0f}")
-    if folder is not None:
-        grid.add_row("records in", Text(plain(folder), overflow="fold"))
+    if sink is not None:
+        grid.add_row("records in", Text(plain(sink), overflow="fold"))
     return grid

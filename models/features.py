@@ -40,7 +40,9 @@ from models.window_kernels import (
     OPEN,
     ORDINAL,
     PACKETS,
+    PEERS,
     POPULATION,
+    PORTS,
     SCALARS,
     SLOT,
     SOURCE,
@@ -49,6 +51,7 @@ from models.window_kernels import (
     WINDOW,
     arrive,
     close,
+    settle,
 )
 
 if TYPE_CHECKING:
@@ -57,11 +60,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.batches import FrameBatch
+    from core.packing import Columns
 
 LATE_NS = 100_000_000
 """So long behind the latest time a packet is late. Capture hardware reorders by less; captures that
 overlap are replayed one after the other, and what the second says of times gone by must not pile up
 in the window of the last."""
+
+# Of an open row, what the log holds: the rest is the slot's own.
+_WRITTEN_COUNTS = [PACKETS, FIRST_NS, ORDINAL]
+_WRITTEN_TAGS = [SOURCE, PEERS, PORTS]
 
 NAMES = (
     "rate",
@@ -275,29 +283,75 @@ class WindowFeatures:
         self._pending = [(index[~done], row[~done])]
         return index[done], row[done] - first
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return a copy of the live state; packets tracked for scores are not part of it."""
-        slots, rows = self._table.slots(), int(self._scalars[OPEN])
+    def snapshot(self) -> tuple[NDArray[np.int64], int]:
+        """Return what is no key's own; keys and open rows are kept in a log of their own."""
+        return self._scalars.copy(), self.late
+
+    def restore(self, state: tuple[NDArray[np.int64], int]) -> None:
+        """Go on from a snapshot; what the log holds is loaded next."""
+        scalars, self.late = state
+        self._scalars[:] = scalars
+
+    @property
+    def table(self) -> KeyTable:
+        """Keys remembered; see `core.row_log.Rows`, also for the next three."""
+        return self._table
+
+    def touched_columns(self, slots: NDArray[np.int64]) -> Columns:
+        """Return what packets change of their key, its open row among it.
+
+        A row is named by its number among all rows ever closed. One that has closed since follows
+        from what was open (`settle`), so that a window that closes touches nothing.
+        """
+        window, row, history, last = (column[slots] for column in self._slots)
+        open_now = window == self._scalars[WINDOW]
+        row[~open_now] = 0
+        sums, counts, tags = (column[row] for column in self._open)
+        for column in (sums, counts, tags):
+            column[~open_now] = 0
         return {
-            "keys": self._table.snapshot(),
-            "slot_of": slots,
-            "slots": tuple(column[slots] for column in self._slots),
-            "open": tuple(column[:rows].copy() for column in self._open),
-            "scalars": self._scalars.copy(),
-            "late": self.late,
+            "number": np.where(open_now, self._scalars[CLOSED] + row, -1),
+            "last_ns": last,
+            "history": history,
+            "sums": sums,
+            "counts": counts[:, _WRITTEN_COUNTS],
+            "tags": tags[:, _WRITTEN_TAGS],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a snapshot, under any seed, of windows of the same settings."""
-        placed = self._table.restore(state["keys"])
-        for column, saved in zip(self._slots, state["slots"], strict=True):
-            column[placed] = saved
-        for column, saved in zip(self._open, state["open"], strict=True):
-            column[: len(saved)] = saved
-        self._scalars[:] = state["scalars"]
-        self.late = state["late"]
-        # Open rows name their key's slot, which may be another one now.
-        renamed = np.zeros(self._table.capacity, np.int64)
-        renamed[state["slot_of"]] = placed
-        rows = self._open[1][: int(self._scalars[OPEN])]
-        rows[:, SLOT] = renamed[rows[:, SLOT]]
+    def whole_columns(self, slots: NDArray[np.int64]) -> Columns:
+        """Return the keys themselves."""
+        return {"key": self._table.keys[slots]}
+
+    def load(self, slots: NDArray[np.int64], columns: Columns) -> None:
+        """Hold these keys, with rows open and closed since."""
+        closed, opened = int(self._scalars[CLOSED]), int(self._scalars[OPEN])
+        number = columns["number"] if slots.size else slots
+        still = np.flatnonzero(number >= closed)
+        if not np.array_equal(np.sort(number[still]), np.arange(closed, closed + opened)):
+            raise ValueError(f"not the {opened} rows that are open")
+        if slots.size == 0:
+            return
+        self._table.place(columns["key"], slots)
+        window, row, history, last = self._slots
+        window[:] = -1
+        history[slots], last[slots] = columns["history"], columns["last_ns"]
+        since = np.flatnonzero((number >= 0) & (number < closed))
+        self._lay_open(np.arange(since.size), slots, columns, since)
+        scratch = np.empty((1, FEATURES))
+        settle(self._open, since.size, self._window_ns, history, scratch)
+        rows = number[still] - closed
+        self._lay_open(rows, slots, columns, still)
+        window[slots[still]], row[slots[still]] = self._scalars[WINDOW], rows
+
+    def _lay_open(
+        self, rows: NDArray[np.int64], slots: NDArray[np.int64], columns: Columns,
+        which: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        """Put open rows of the keys that `which` says where they belong."""
+        sums, counts, tags = self._open
+        sums[rows] = columns["sums"][which]
+        counts[rows[:, None], _WRITTEN_COUNTS] = columns["counts"][which]
+        counts[rows, LAST_NS] = columns["last_ns"][which]
+        counts[rows, SLOT] = slots[which]
+        tags[rows[:, None], _WRITTEN_TAGS] = columns["tags"][which]
+        tags[rows, KEY_HI : KEY_LO + 1] = columns["key"][which]

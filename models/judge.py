@@ -35,7 +35,7 @@ from models.window_kernels import GROWTH, NEW
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from core.config import AnomalySettings
+    from core.sections import AnomalySettings
     from models.features import RowBatch
 
 DISTANCE_MIN = 8.0

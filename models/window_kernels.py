@@ -121,6 +121,13 @@ def _row(open_rows: Any, r: Any, window_ns: Any, history: Any, features: Any, at
     features[at, 7] = _shift(history, slot, RATE_EWMA, rate)
 
 
+@kernel(none(OPEN_T, i8, i8, A2_f8, A2_f8))
+def settle(open_rows: Any, rows: Any, window_ns: Any, history: Any, scratch: Any) -> None:
+    """Take the first so many open rows into the history of their keys, as `close` does."""
+    for r in range(rows):
+        _row(open_rows, r, window_ns, history, scratch, 0)
+
+
 @kernel(none(SLOTS_T, OPEN_T, A_i8, i8, OUT_T, A_i8))
 def close(slots: Any, open_rows: Any, scalars: Any, window_ns: Any, out: Any, sizes: Any) -> None:
     """Close every open row as one group; `sizes` counts the rows and groups written to `out`.

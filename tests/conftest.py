@@ -1,4 +1,4 @@
-"""What every test can rely on: loud skips, the corpus of real captures, and Hypothesis' settings.
+"""What every test can rely on: loud skips, real captures, a real broker, and Hypothesis' settings.
 
 Laws:
 
@@ -6,15 +6,24 @@ Laws:
 2. With `PENSTOCK_TEST_FORBID_SKIPS=1` a skip makes the run fail, because the machine that sets it
    is one that has all the suite needs.
 3. Random cases are the same in every run that forbids skips, so that a red run can be repeated.
+4. The broker is shared: a test names topics of its own, and one that stops a broker has its own.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.kafka.broker import Broker
+    from tests.kafka.security import Security
 
 FORBID_SKIPS = os.environ.get("PENSTOCK_TEST_FORBID_SKIPS", "0") not in ("", "0")
 
@@ -34,6 +43,63 @@ def corpus(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.fail(f"PENSTOCK_CORPUS={named} is not a folder")
     return folder
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """Brokers that run.
+
+    Attributes:
+        servers: Where they are, for `bootstrap.servers`.
+    """
+
+    servers: str
+
+
+@pytest.fixture(scope="session")
+def kafka_jars() -> Path:
+    """Return the jars of the broker; skip, naming what to install, where they cannot be had."""
+    from tests.kafka.jars import MissingError, jars
+
+    try:
+        return jars()
+    except MissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kafka(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kafka]:
+    """Yield a broker for all tests: that of `PENSTOCK_TEST_KAFKA` (host:port), or one of ours."""
+    if running := os.environ.get("PENSTOCK_TEST_KAFKA", ""):
+        yield Kafka(running)
+        return
+    from tests.kafka.broker import Broker
+
+    request.getfixturevalue("kafka_jars")
+    with Broker(tmp_path_factory.mktemp("kafka") / "broker") as broker:
+        yield Kafka(broker.servers)
+
+
+@pytest.fixture
+def own_broker(kafka_jars: Path, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Yield what starts brokers of the test's own, `(security=None, **properties)`, to be killed.
+
+    Underscores of a property stand for its dots.
+    """
+    from tests.kafka.broker import Broker
+
+    with ExitStack() as brokers:
+
+        def begin(security: Security | None = None, **properties: str) -> Broker:
+            folder = tmp_path / f"broker-{len(started)}"
+            dotted = {name.replace("_", "."): value for name, value in properties.items()}
+            started.append(brokers.enter_context(Broker(folder, security, dotted)))
+            return started[-1]
+
+        started: list[Broker] = []
+        yield begin
 
 
 def _skips(config: pytest.Config) -> list[str]:

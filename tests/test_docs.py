@@ -150,14 +150,17 @@ def test_commands_exist(page: Path) -> None:
     """Each `penstock` command in a block of code is one, and so are all its options."""
     group = typer.main.get_command(cli.app)
     context = typer.Context(group)
-    fenced = re.compile(r"^```(?:sh|console)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    blocks = "\n".join(fenced.findall(page.read_text()))
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    found = fenced.findall(page.read_text())
+    blocks = "\n".join(text for kind, text in found if kind in ("", "sh", "console"))
     lines = re.findall(r"\bpenstock ([a-z-][^|>#\n]*)", blocks)
     for line in lines:
         first, *words = line.split()
         options = {"--version", "--help"} if first.startswith("-") else set()
         if not options:
             command = group.get_command(context, first)  # type: ignore[attr-defined]  # a group
+            while hasattr(command, "commands"):
+                command = command.commands.get(words.pop(0))
             assert command is not None, line
             options = {name for each in command.params for name in each.opts} | {"--help"}
         used = {word for word in [first, *words] if word.startswith("--")}

@@ -1,8 +1,9 @@
 """One replay in a process of its own, with what it cost: run by the benchmarks.
 
-    python -m tests.bench.measure CAPTURE device|host RATE
+    python -m tests.bench.measure CAPTURE device|host RATE [SINK KAFKA]
 
 prints one JSON object: the summary, CPU seconds, resident memory above start, seconds by stage.
+KAFKA is a JSON object of settings of the section `kafka`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,9 +43,13 @@ def stages() -> dict[str, float]:
 
 def main() -> None:
     """Replay the capture named on the command line and print what it cost."""
-    path, by, rate = sys.argv[1:]
+    path, by, rate, *more = sys.argv[1:]
     dam = {"enabled": rate != "off"} | ({"rate_hz": int(rate)} if rate != "off" else {})
-    flags = [("benchmark", {"run": {"paths": (path,)}, "capture": {"by": by}, "dam": dam})]
+    sections: dict[str, Any] = {"run": {"paths": (path,)}, "capture": {"by": by}, "dam": dam}
+    if more:
+        sections["run"]["sink"] = more[0]
+        sections["kafka"] = json.loads(more[1])
+    flags = [("benchmark", sections)]
     settings = load(flags=flags, env={}).settings
     before_kib, cpu, wall = resident_kib("VmRSS"), cpu_ns(), monotonic_ns()
     summary = replay(settings, notify=lambda line: print(line, file=sys.stderr))

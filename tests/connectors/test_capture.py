@@ -18,8 +18,8 @@ from connectors.capture import PAGE, CapturePartition, CaptureSource, Position
 from connectors.capture_files import list_captures
 from connectors.capture_reader import Mark, Reader
 from connectors.ledger import Ledger
-from core.config import CaptureSettings
 from core.errors import SourceError, UsageError
+from core.sections import CaptureSettings
 from tests import captures as make
 from tests.captures import SECOND_NS, Packet
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors import settings
-from core.config import Settings
 from core.errors import SettingError
+from core.sections import Settings
 
 
 @pytest.fixture(autouse=True)

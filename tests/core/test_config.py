@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import config
-from core.config import Settings, decode, from_environment, render_toml
+from core.config import decode, from_environment, render_toml
 from core.errors import SettingError
+from core.sections import DamSettings, Settings
+from core.topics import TOPICS
 
 NUMBERS = ("integer", "number")
 NAMES = [setting.name for setting in config.describe()]
@@ -25,6 +27,15 @@ OWN_TEXT = {
     "run.recovery": st.just(""),
     "anomaly.detector": st.sampled_from(["gaussian", "half_space"]),
     "metrics.host": st.sampled_from(["127.0.0.1", "::1"]),
+}
+PLACE = st.sampled_from(["env", "file"]).flatmap(lambda w: st.fixed_dictionaries({w: st.just("X")}))
+OWN_TABLES = {
+    "kafka.topics": st.dictionaries(st.sampled_from(sorted(TOPICS)), st.just("other"), max_size=2),
+    "kafka.options": st.dictionaries(
+        st.from_regex(r"client\.[a-z0-9_]{1,9}|ssl\.key", fullmatch=True),
+        st.integers(-9, 9) | st.booleans() | TEXT | PLACE,
+        max_size=3,
+    ),
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
@@ -78,6 +89,8 @@ def values(name: str) -> st.SearchStrategy[Any]:
         return OWN_TEXT.get(name, TEXT)
     if kind is bool:
         return st.booleans()
+    if get_origin(kind) is dict:
+        return OWN_TABLES[name]
     # Not set is what TOML writes by leaving it out, so that it is not drawn here.
     return st.booleans() if "bool" in str(kind) else st.lists(TEXT.filter(bool), max_size=3)
 
@@ -103,7 +116,7 @@ def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Settings().dam.rate_hz = 1  # type: ignore[misc]  # that it is frozen is the point
     with pytest.raises(TypeError):
-        config.DamSettings(True)  # type: ignore[call-arg]  # by position on purpose
+        DamSettings(True)  # type: ignore[call-arg]  # by position on purpose
 
 
 def test_later_layers_win_setting_by_setting() -> None:
@@ -165,7 +178,8 @@ def test_every_number_is_held_to_its_bounds(name: str) -> None:
             {"run": {"sink": "files:"}},
             (
                 'penstock.toml: run.sink: "files:" is refused; '
-                'must be text, "null" or "files:DIR", at most 4096 characters'
+                'must be text, "null", "embedded", "files:DIR" or "kafka://HOST:PORT", '
+                "at most 4096 characters"
             ),
         ),
         ({"dam": 3}, "penstock.toml: dam: 3 is refused; must be a section"),
@@ -314,6 +328,12 @@ def test_rendering_comments_out_what_toml_cannot_say() -> None:
     assert "\n# enabled = null  # default\n" in text
     assert '\n# paths = ["\\U0000dcff.pcap"]  # default\n' in text
     assert decode([("again", tomllib.loads(text))]) == Settings()
+
+
+def test_a_topic_is_a_path_of_its_own() -> None:
+    """A variable that names a topic is not split at its colons."""
+    layer = from_environment({"PENSTOCK_RUN_PATHS": "kafka://a:9092/t"})
+    assert decode([(config.ENVIRONMENT, layer)]).run.paths == ("kafka://a:9092/t",)
 
 
 @given(st.dictionaries(st.sampled_from([*NAMES, "dam", "x.y", "\n"]) | st.text(), JSON, max_size=4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +18,7 @@ from core.batches import FrameBatch, concat
 from core.dam import Dam, Judged
 from core.dam_kernels import DRAIN_NS, FRAME_OVERHEAD, TOKEN, TOKENS, refill
 from core.reasons import Drop
+from tests.logs import Kept
 from tests.plain import printed
 
 LOW, HIGH = -(1 << 63), (1 << 63) - 1
@@ -196,6 +196,7 @@ def test_dam_equals_the_slow_one(
 ) -> None:
     """Through ticks, new rates and restarts, all the dam says and holds equals the reference."""
     dam, slow = Dam(**bounds, seed=1), Slow(**bounds)
+    kept = Kept(dam)
     done, passed, at_ns = 0, 0, 0
     for kind, number, rate_hz, burst in [*steps, ("arrive", len(frames), 1, 1), ("drain", 0, 1, 1)]:
         to_ns = min(HIGH, max(LOW, at_ns + number))
@@ -214,9 +215,8 @@ def test_dam_equals_the_slow_one(
             judged = dam.retune(rate_hz, burst, to_ns)
             slow.retune(rate_hz, burst, to_ns)
         elif kind == "restore":
-            saved = pickle.loads(pickle.dumps(dam.snapshot()))
-            dam = Dam(**bounds, seed=2)
-            dam.restore(saved)
+            kept.write(dam)
+            dam = kept.read(Dam(**bounds, seed=2))
             continue
         else:
             judged = dam.drain()
@@ -338,8 +338,9 @@ def test_restoring_under_smaller_bounds_loses_nothing_held() -> None:
     """A queue above the new bounds is kept and drains; until then arrivals are dropped."""
     large = Dam(rate_hz=100, burst=1, queue_len_max=50, queue_bytes_max=1 << 20)
     large.arrive(batch([(0, 0, 3)] * 20))
-    small = Dam(rate_hz=100, burst=1, queue_len_max=2, queue_bytes_max=1 << 20)
-    small.restore(large.snapshot())
+    kept = Kept(large)
+    kept.write(large)
+    small = kept.read(Dam(rate_hz=100, burst=1, queue_len_max=2, queue_bytes_max=1 << 20))
     assert small.arrive(batch([(1, 0, 3)], 20)).marks.tolist() == [Drop.QUEUE_FULL]
     assert [i for i, _ in released(small.drain())] == list(range(1, 20))
 

@@ -66,8 +66,10 @@ class Model:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.rows: OrderedDict[Key, int] = OrderedDict()
+        self.touched: set[Key] = set()  # since the last changes()
 
     def touch(self, key: Key, value: int) -> tuple[int, Key | None]:
+        self.touched.add(key)
         if key in self.rows:
             self.rows.move_to_end(key)
             return self.rows[key], None
@@ -82,9 +84,25 @@ class Model:
 def histories(draw: st.DrawFn) -> tuple[int, int, list[tuple[str, Key]]]:
     capacity, width = draw(st.integers(1, 9)), draw(st.sampled_from([1, 2, 5]))
     pool = draw(st.lists(st.tuples(*[words] * width), min_size=1, max_size=16, unique=True))
-    kinds = st.sampled_from(["touch", "touch", "touch", "remove", "expire", "restore"])
+    kinds = st.sampled_from(["touch", "touch", "touch", "remove", "expire", "changes", "place"])
     steps = draw(st.lists(st.tuples(kinds, st.sampled_from(pool)), max_size=80))
     return capacity, width, steps
+
+
+def check_changes(table: KeyTable, model: Model, before: dict[int, Key]) -> dict[int, Key]:
+    """Ask what changed, hold it against the model, and return the key of each slot."""
+    after = dict(zip(table.slots().tolist(), keys_of(table), strict=True))
+    touched, fresh, gone = table.changes()
+    assert [after[slot] for slot in touched.tolist()] == [
+        key for key in model.rows if key in model.touched
+    ]
+    assert {s for s, key in after.items() if before.get(s) != key} <= set(touched[fresh].tolist())
+    assert len(set(gone.tolist())) == gone.size
+    assert before.keys() - after.keys() <= set(gone.tolist())
+    assert not after.keys() & set(gone.tolist())
+    model.touched.clear()
+    assert [each.size for each in table.changes()] == [0, 0, 0]
+    return after
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,6 +114,7 @@ def test_table_is_an_lru(
     capacity, width, steps = history
     table, model = KeyTable.create(capacity, width, seed), Model(capacity)
     values = np.zeros(capacity, np.int64)
+    before: dict[int, Key] = {}
     for now, (kind, key) in enumerate(steps):
         arrays = table.arrays()
         if kind == "touch":
@@ -118,11 +137,16 @@ def test_table_is_an_lru(
             if slot >= 0:
                 assert model.rows.popitem(last=False)[1] == values[slot]
                 assert remove(arrays, slot)
+        elif kind == "changes":
+            before = check_changes(table, model, before)
         else:
-            rows, kept = table.snapshot(), values[table.slots()]
-            table, values = KeyTable.create(capacity, width, other), np.zeros(capacity, np.int64)
-            values[table.restore(rows)] = kept
+            slots = table.slots()
+            rows, table = table.keys[slots], KeyTable.create(capacity, width, other)
+            table.place(rows, slots)
+            before = dict(zip(slots.tolist(), keys_of(table), strict=True))
+            model.touched.clear()
         assert keys_of(table) == list(model.rows)
+        assert table.unsaved == len(model.touched & set(model.rows))
         assert values[table.slots()].tolist() == list(model.rows.values())
         check(table)
 
@@ -162,26 +186,37 @@ def test_chosen_keys_do_not_pile_up() -> None:
             assert homes.max() <= 12
 
 
-def test_restore_keeps_the_keys_touched_last() -> None:
-    """A snapshot larger than the table keeps its recent end and says which rows did not fit."""
-    large = KeyTable.create(5, 1, 1)
-    for key in range(5):
-        find_or_insert(large.arrays(), row((key,)))
-    small = KeyTable.create(3, 1, 2)
-    assert small.restore(large.snapshot()).tolist() == [-1, -1, 0, 1, 2]
-    assert keys_of(small) == [(2,), (3,), (4,)]
-    assert large.snapshot().base is None
+def test_what_changed_costs_what_changed() -> None:
+    """Of a full table only what was touched, replaced and removed since is told, in order."""
+    table = KeyTable.create(1000, 1, 1)
+    arrays = table.arrays()
+    for key in range(1000):
+        find_or_insert(arrays, row((key,)))
+    table.changes()
+    find_or_insert(arrays, row((7,)))
+    slot, evicted, _ = find_or_insert(arrays, row((5000,)))
+    find_or_insert(arrays, row((3,)))
+    remove(arrays, find(arrays, row((9,))))
+    touched, fresh, gone = table.changes()
+    assert evicted
+    assert touched.tolist() == [7, slot, 3]
+    assert fresh.tolist() == [False, True, False]
+    assert gone.tolist() == [9]
 
 
 def test_arguments_out_of_bounds_are_refused() -> None:
-    """Capacity, words, seed and the shape of a snapshot are checked, each by name."""
+    """Capacity, words, seed, and what is to be placed where are checked, each by name."""
     for name, arguments in {
         "capacity": (0, 2, 1), "words": (4, 0, 1), "seed": (4, 2, 1 << 64),
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=name):
             KeyTable.create(*arguments)
+    table = KeyTable.create(4, 2, 0)
     with pytest.raises(ValueError, match="rows"):
-        KeyTable.create(4, 2, 0).restore(np.zeros((1, 5), np.uint64))
+        table.place(np.zeros((1, 5), np.uint64), np.zeros(1, np.int64))
+    for slots in ([0, 0], [4, 0], [-1, 0]):
+        with pytest.raises(ValueError, match="slots"):
+            table.place(np.zeros((2, 2), np.uint64), np.array(slots))
 
 
 def test_removing_nothing_changes_nothing() -> None:

@@ -1,12 +1,15 @@
-"""One small simulated capture for all tests of the flow."""
+"""One small simulated capture for all tests of the flow, and somewhere to deliver to."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.simulate import SimulationSummary, simulate
+from tests.conftest import Kafka
+from tests.flows.deliveries import Place
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> SimulationSummary:
 def capture(mixed: SimulationSummary) -> Path:
     """Return where that capture lies."""
     return Path(mixed.path)
+
+
+@pytest.fixture
+def place(kafka: Kafka, tmp_path: Path) -> Iterator[Place]:
+    """Yield topics of the test's own on the shared broker."""
+    found = Place(kafka.servers, tmp_path)
+    yield found
+    found.clear()

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from bytewax._bytewax import cluster_main
 
-from core.config import Settings, decode
+from core.config import decode
+from core.sections import Settings
 from core.topics import FINDINGS
 from flows.ingest import build
 from flows.replay import replay

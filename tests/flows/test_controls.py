@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.batches import FrameBatch
-from core.config import Settings
 from core.controls import Retune
 from core.dam import Dam
 from core.reasons import REASONS
+from core.sections import Settings
 from core.topics import TELEMETRY
 from flows.dam_step import RETUNES_MAX, DamStep
 from flows.ingest import build

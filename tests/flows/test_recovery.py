@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import shutil
 import signal
 import sqlite3
+import subprocess
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,8 +20,11 @@ import pytest
 from core.errors import PenstockError, SinkError, SourceError, UsageError
 from core.topics import FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from flows.replay import replay
+from tests.connectors.test_engine_store import HOLD
+from tests.disks import small_disk_at
 from tests.flows.runs import (
     as_env,
+    finish,
     records,
     replayed,
     settings,
@@ -203,3 +208,54 @@ def test_what_cannot_be_resumed_is_refused(stored: Path, change: dict[str, Any])
     """Scores and standard input exclude recovery, before anything is touched."""
     assert "exclude one another" in refused(stored, UsageError, run=change)
     assert not (stored / "x.npy").exists()
+
+
+def test_the_state_of_another_version_is_refused(stored: Path) -> None:
+    """A store whose steps were saved whole, as they once were, is named, with the cure."""
+    old = pickle.dumps(pickle.dumps({"keys": [1, 2, 3], "late": 0}))
+    with closing(sqlite3.connect(stored / "store" / "part-0.sqlite3")) as store, store:
+        store.execute("UPDATE snaps SET ser_change = ? WHERE step_id LIKE '%.features'", (old,))
+    line = refused(stored)
+    assert line.startswith(f"{stored / 'store'}: written by another version of Penstock; give")
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_damaged_segments_are_named(stored: Path, damage: str) -> None:
+    """Rows that are not as they were written are one line with a cure, never other results."""
+    segments = stored / "store" / "segments"
+    path = next(segments.glob("0000-features-*.log"))
+    if damage == "changed":
+        content = bytearray(path.read_bytes())
+        content[-9] ^= 1
+        path.write_bytes(content)
+    elif damage == "cut":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        shutil.rmtree(segments)
+    line = refused(stored)
+    assert line.startswith(f"{stored / 'store'}: not a sound recovery folder (0000-features-")
+    assert line.endswith("or remove this one to start over")
+
+
+def test_a_store_on_a_full_disk_is_one_line(capture: Path, tmp_path: Path) -> None:
+    """State that cannot be written ends the run, names the folder, and says what to do."""
+    (tmp_path / "a.pcap").write_bytes(capture.read_bytes())
+    (tmp_path / "store").mkdir()
+    dam = {"device_rate_hz": 1000}
+    with small_disk_at(tmp_path / "store" / "segments", "4k"):
+        line = refused(tmp_path, SinkError, dam=dam)
+        assert line.startswith(str(tmp_path / "store" / "segments"))
+        assert "free space there" in line
+    resumed(tmp_path, dam=dam)
+    assert records(tmp_path / "out")
+
+
+def test_one_run_at_a_time(stored: Path) -> None:
+    """A second run on the same recovery folder is refused while the first goes on."""
+    process = start(["-c", HOLD, stored / "store"], stored, stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mine\n"
+    assert "another process uses this recovery folder" in refused(stored)
+    process.kill()
+    finish(process)
+    resumed(stored)

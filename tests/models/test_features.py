@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import pickle
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from core.batches import FrameBatch
 from core.kernels import mix
+from core.row_log import RowLog
 from models.features import (
     NAMES,
     POPULATION_NAMES,
@@ -28,6 +28,7 @@ from models.features import (
 )
 from models.window_kernels import ALPHA, SPREAD_OF_MIN, WINDOWS_MIN
 from tests.frames import SECOND_NS, frame_batch, parts
+from tests.logs import Log
 
 WINDOW_NS, IDLE_S, START_NS = 100_000_000, 2, 1_700_000_000 * SECOND_NS
 Arrival = tuple[int, int, int, int, int]
@@ -217,17 +218,63 @@ def test_rows_closed_in_a_prefix_are_those_of_the_whole(arrivals: list[Arrival],
     same(whole[: len(prefix)], prefix)
 
 
-@given(ARRIVALS, st.integers(0, 80), st.integers(0, 2**64 - 1))
+@given(ARRIVALS, CUTS, st.integers(0, 2**64 - 1))
 def test_a_snapshot_goes_on_as_if_nothing_had_happened(
-    arrivals: list[Arrival], cut: int, seed: int
+    arrivals: list[Arrival], cuts: list[int], seed: int
 ) -> None:
-    """Restored under another seed, the windows close the same rows."""
-    batch, cut = frames(arrivals), min(cut, len(arrivals))
+    """Restored under another seed, the windows close the same rows, those closed before too."""
+    *begun, rest = parts(frames(arrivals), cuts)
     live, other = windows(4), windows(4, seed=seed)
-    live.update(batch.take(slice(0, cut)))
-    other.restore(pickle.loads(pickle.dumps(live.snapshot())))
-    rest = batch.take(slice(cut, None))
+    rows, log = RowLog(live), Log()
+    for part in begun:
+        live.update(part)
+        log.write(rows)
+    other.restore(live.snapshot())
+    log.read(RowLog(other))
+    assert other.keys == live.keys
     same(groups([other.update(rest), other.finish()]), groups([live.update(rest), live.finish()]))
+
+
+def test_a_window_that_closes_touches_nothing() -> None:
+    """Of 300 keys one speaks in the next window: one row is written, and all are restored."""
+    rng = np.random.default_rng(1)
+
+    def window(number: int, keys: int) -> FrameBatch:
+        n = 4 * keys
+        return frame_batch(
+            at_ns=START_NS + number * WINDOW_NS + np.sort(rng.integers(0, WINDOW_NS, n)),
+            key_hi=np.arange(n) % keys % 3, key_lo=np.arange(n) % keys,
+            size=rng.integers(0, 900, n),
+        )  # fmt: skip
+
+    live, other, third = windows(400), windows(400, seed=3), windows(400, seed=4)
+    rows, log = RowLog(live), Log()
+    sizes = []
+    for number, keys in enumerate([300, 300, 300, 1]):
+        live.update(window(number, keys))
+        sizes.append(log.write(rows))
+    assert 0 < sizes[-1] < sizes[-2] / 10
+    other.restore(live.snapshot())
+    log.read(RowLog(other))
+    third.restore(other.snapshot())
+    log.read(RowLog(third))
+    later = window(4, 300)
+    told = [groups([each.update(later), each.finish()]) for each in (live, other, third)]
+    same(told[1], told[0])
+    same(told[2], told[0])
+
+
+def test_rows_that_are_missing_are_refused() -> None:
+    """Windows that say that rows are open, and a log that does not hold them, do not fit."""
+    live = windows(8)
+    rows, log = RowLog(live), Log()
+    live.update(frames([(START_NS, 1, 1, 1, 9)]))
+    log.write(rows)
+    live.update(frames([(START_NS, 2, 1, 1, 9)]))
+    other = windows(8)
+    other.restore(live.snapshot())
+    with pytest.raises(ValueError, match="not the 2 rows"):
+        log.read(RowLog(other))
 
 
 @given(ARRIVALS, CUTS)
@@ -290,9 +337,8 @@ def test_every_packet_of_a_new_source() -> None:
     assert last is not None
     assert live.keys == most
     assert int(rows.count.sum()) + int(last.count.sum()) == n
-    state = live.snapshot()
-    assert sum(column.nbytes for column in state["open"]) == 0
-    assert len(state["keys"]) == most
+    rows_log, log = RowLog(live), Log()
+    assert log.write(rows_log) < most * 100
 
 
 def test_no_arrivals_close_nothing() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.config import AnomalySettings
 from core.findings import Finding, encode
 from core.scenario import Traffic
+from core.sections import AnomalySettings
 from models.features import NAMES, RowBatch, WindowFeatures
 from models.judge import CALM_ROWS, EPISODE_IDLE_NS, Judge
 from tests.frames import SECOND_NS, parts, traffic_frames

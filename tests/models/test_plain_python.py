@@ -101,7 +101,7 @@ def learnt(frames: FrameBatch, *, is_device: bool) -> dict[str, str]:
 
 def settings() -> Any:
     """Return settings under which a short run has findings."""
-    from core.config import AnomalySettings
+    from core.sections import AnomalySettings
 
     return AnomalySettings(warm_rows=5, threshold=0.4)
 

@@ -1,0 +1,261 @@
+"""The brokers as an administrator sees them: topics created, looked at and counted.
+
+Laws:
+
+1. Every request is bounded by `kafka.connect_s`, and a refusal is one line with its real cause.
+2. What we are not allowed to see is left out; anything else that fails is an error.
+
+Not here: which topics are created, and what is said of them (`connectors.kafka_topics`).
+
+Source: Apache Kafka 4.1, "Topic Configs"; KIP-464 for replication as the brokers have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+
+from connectors.clock import monotonic_ns
+from connectors.kafka_client import Trouble, connect, properties, refused, topic_name
+from core.errors import RunError
+from core.plain import plain
+from core.topics import TOPICS
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin._metadata import TopicMetadata
+
+    from core.sections import KafkaSettings
+
+T = TypeVar("T")
+
+_NOT_FOR_US = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._UNSUPPORTED_FEATURE,
+)
+_CURES = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Create on it, or have it created",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant Create on it, or have it created",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication to what the brokers can hold",
+    KafkaError.INVALID_PARTITIONS: "set kafka.partitions to what the brokers can hold",
+}
+_POLL_S = 0.05
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """How the brokers have a topic; what they do not tell is `None`.
+
+    Attributes:
+        topic: Its name here.
+        name: Its name there.
+        partitions: Its partitions; 0 when there is no such topic.
+        replication: Replicas of each partition.
+        retention_ms: How long records are kept, ms; -1 is for ever.
+        cleanup: `delete`, `compact` or both.
+        message_bytes_max: Largest batch of records it takes, bytes, compressed.
+    """
+
+    topic: str
+    name: str
+    partitions: int = 0
+    replication: int | None = None
+    retention_ms: int | None = None
+    cleanup: str | None = None
+    message_bytes_max: int | None = None
+
+
+class Brokers:
+    """The brokers as an administrator sees them.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        servers: `host:port`, separated by commas.
+        failure: What to raise when they do not do what they are asked.
+        cure: What the user may do when none answers.
+
+    Raises:
+        RunError: None answers; of the kind `failure`.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, servers: str, failure: type[RunError], cure: str
+    ) -> None:
+        self._settings, self._servers = settings, servers
+        self._failure, self._cure = failure, cure
+        config = properties(settings, servers)
+        self._trouble: Trouble = config["error_cb"]
+        try:
+            self._client = AdminClient(config)
+        except KafkaException as error:
+            raise refused(error, config) from None
+        self._known: dict[str, TopicMetadata] = {}
+        answer = connect(self._client, config, settings.connect_s, failure=failure, cure=cure)
+        self._known = answer.topics
+
+    def names(self) -> list[str]:
+        """Return the names of all topics there are."""
+        return list(self._known)
+
+    def layout(self, topic: str) -> Layout:
+        """Return what is known of a topic, without its configuration."""
+        name = topic_name(self._settings, topic)
+        found = self._known.get(name)
+        if found is None or not found.partitions:
+            return Layout(topic=topic, name=name)
+        replicas = min(len(each.replicas) for each in found.partitions.values())
+        return Layout(
+            topic=topic, name=name, partitions=len(found.partitions), replication=replicas
+        )
+
+    def create(self, topics: Sequence[str]) -> set[str]:
+        """Create topics, and wait until each has its leaders; return those that we created."""
+        made: set[str] = set()
+        if not topics:
+            return made
+        wait_s = self._settings.connect_s
+        asked = self._client.create_topics(
+            [_new(self._settings, topic) for topic in topics],
+            operation_timeout=wait_s,
+            request_timeout=wait_s,
+        )
+        for topic in topics:
+            name = topic_name(self._settings, topic)
+            try:
+                self._answer(asked[name])
+                made.add(topic)
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was faster
+                    continue
+                cure = _CURES.get(code, "have it created, or ask for what the brokers accept")
+                raise self._failed(f"topic {name} cannot be created", error, cure) from None
+        self._await_leaders([topic_name(self._settings, topic) for topic in topics])
+        return made
+
+    def configured(self, topics: Iterable[str]) -> dict[str, Layout]:
+        """Return the layouts of topics with what their configuration says, if we may see it."""
+        layouts = {topic: self.layout(topic) for topic in topics}
+        there = {each.name: topic for topic, each in layouts.items() if each.partitions}
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
+        if not resources:
+            return layouts
+        asked = self._client.describe_configs(resources, request_timeout=self._settings.connect_s)
+        for resource, future in asked.items():
+            try:
+                entries = self._answer(future)
+            except KafkaException as error:
+                if error.args[0].code() in _NOT_FOR_US:
+                    continue
+                what = f"topic {resource.name} cannot be described"
+                raise self._failed(what, error, self._cure) from None
+            topic = there[resource.name]
+            layouts[topic] = msgspec.structs.replace(layouts[topic], **_seen(entries))
+        return layouts
+
+    def records(self, layouts: Iterable[Layout]) -> dict[str, int]:
+        """Return the records of topics, by the names the brokers have for them."""
+        parts = [
+            TopicPartition(each.name, number)
+            for each in layouts
+            for number in range(each.partitions)
+        ]
+        if not parts:
+            return {}
+        wait_s = self._settings.connect_s
+        specs = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]  # its stubs are untyped
+        ends = [
+            self._client.list_offsets(dict.fromkeys(parts, spec), request_timeout=wait_s)
+            for spec in specs
+        ]
+        total: dict[str, int] = {}
+        dark: set[str] = set()
+        for part in parts:
+            try:
+                low, high = (self._answer(end[part]).offset for end in ends)
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_FOR_US:
+                    what = f"the offsets of topic {part.topic} cannot be read"
+                    raise self._failed(what, error, self._cure) from None
+                dark.add(part.topic)
+            else:
+                total[part.topic] = total.get(part.topic, 0) + max(0, high - low)
+        return {name: count for name, count in total.items() if name not in dark}
+
+    def _await_leaders(self, names: Sequence[str]) -> None:
+        """Wait until every partition of new topics can be written to."""
+        end_ns = monotonic_ns() + self._settings.connect_s * 1_000_000_000
+        while True:
+            try:
+                self._known = self._client.list_topics(timeout=self._settings.connect_s).topics
+            except KafkaException as error:
+                self._client.poll(0)
+                raise self._failed("topics cannot be listed", error, self._cure) from None
+            found = [self._known.get(name) for name in names]
+            parts = [list(each.partitions.values()) if each else [] for each in found]
+            if all(each and all(part.leader >= 0 for part in each) for each in parts):
+                return
+            if monotonic_ns() >= end_ns:
+                raise self._failure(
+                    f"kafka://{self._servers}: new topics have no leaders after "
+                    f"{self._settings.connect_s} s; look after the brokers"
+                )
+            self._client.poll(_POLL_S)
+
+    def _answer(self, future: Future[T]) -> T:
+        """Return what the brokers answer; librdkafka bounds the wait by its request timeout."""
+        try:
+            return future.result(timeout=2 * self._settings.connect_s)
+        except FutureTimeoutError:
+            self._client.poll(0)
+            late = KafkaError(KafkaError._TIMED_OUT, "no answer")
+            raise KafkaException(late) from None
+
+    def _failed(self, what: str, error: KafkaException, cure: str) -> RunError:
+        """Return the failure to be raised: what failed, why, and what helps."""
+        self._client.poll(0)  # which calls `_trouble`
+        first: KafkaError = error.args[0]
+        is_ours = first.code() < 0  # librdkafka's own codes: the brokers were not heard
+        why = self._trouble.cause(first) if is_ours else self._trouble.text(first)
+        cure = self._trouble.cure(cure) if is_ours else cure
+        return self._failure(f"kafka://{self._servers}: {plain(what)} ({why}); {cure}")
+
+
+def _new(settings: KafkaSettings, topic: str) -> NewTopic:
+    laid_out = TOPICS[topic]
+    return NewTopic(
+        topic_name(settings, topic),
+        num_partitions=settings.partitions or laid_out.partitions,
+        replication_factor=settings.replication,
+        config={
+            "retention.ms": str(laid_out.retention_ms),
+            "cleanup.policy": laid_out.cleanup,
+        },
+    )
+
+
+def _seen(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a layout that a topic's configuration tells."""
+    found = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+    fields: dict[str, Any] = {}
+    for field, name in (
+        ("retention_ms", "retention.ms"),
+        ("message_bytes_max", "max.message.bytes"),
+    ):
+        if name in found:
+            fields[field] = int(found[name])
+    if "cleanup.policy" in found:
+        fields["cleanup"] = found["cleanup.policy"]
+    return fields

@@ -1,0 +1,195 @@
+"""Topics as the brokers have them: created as `core.topics` lays them out, and described.
+
+Laws:
+
+1. A topic that is there already is never changed: whoever owns the brokers decides. What differs
+   from `core.topics` is said.
+2. What the brokers do not let us see is `None`, never 0.
+
+Not here: what the topics are (`core.topics`), and how the brokers are asked
+(`connectors.kafka_brokers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from connectors.kafka_brokers import Brokers, Layout
+from connectors.kafka_client import CURE, canonical_name, topic_name
+from core.errors import SinkError, SourceError, UsageError
+from core.plain import plain
+from core.topics import FINDINGS, FINDINGS_DLQ, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ, TOPICS
+
+if TYPE_CHECKING:
+    from core.sections import KafkaSettings
+
+KEYS = {
+    TELEMETRY: "device id",
+    TELEMETRY_DLQ: "reason",
+    FLOWS: "Community ID, else source",
+    FLOWS_DLQ: "reason",
+    FINDINGS: "device id or address, or *",
+    FINDINGS_DLQ: "reason",
+}
+"""What the keys of each topic are."""
+
+_CURE = "start one, or name another"
+
+
+class Described(Layout, frozen=True, kw_only=True):
+    """A layout, and what is in the topic.
+
+    Attributes:
+        records: Records between its first and last offsets; of a compacted topic at most.
+        key: What its keys are.
+    """
+
+    records: int | None = None
+    key: str = ""
+
+
+class Created(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one topic that was to be created.
+
+    Attributes:
+        layout: How it is now.
+        created: Whether it was not there before.
+        differences: How it is otherwise than a new one would be.
+    """
+
+    layout: Layout
+    created: bool
+    differences: tuple[str, ...]
+
+
+def ensure(
+    settings: KafkaSettings,
+    servers: str,
+    topics: Iterable[str],
+    notify: Callable[[str], None],
+) -> dict[str, Layout]:
+    """See to it that topics exist before a run writes to them.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        servers: `host:port`, separated by commas.
+        topics: Their names here.
+        notify: Called with one line for each topic created, or that takes less than is written.
+
+    Returns:
+        How each is laid out, by its name here.
+
+    Raises:
+        SinkError: No broker answers; or a topic is missing, and is not or cannot be created.
+    """
+    brokers = Brokers(settings, servers, SinkError, CURE)
+    topics = list(topics)
+    missing = [topic for topic in topics if not brokers.layout(topic).partitions]
+    if missing and not settings.create_topics:
+        names = ", ".join(topic_name(settings, topic) for topic in missing)
+        raise SinkError(
+            f"kafka://{servers}: no such topic: {names}; "
+            f"penstock topics create kafka://{servers} makes them, or set kafka.create_topics"
+        )
+    made = brokers.create(missing)
+    layouts = brokers.configured(topics)
+    for topic, layout in layouts.items():
+        if topic in made:
+            notify(f"created topic {layout.name}: {layout.partitions} partitions")
+        limit = layout.message_bytes_max
+        if limit is not None and limit < settings.message_bytes_max:
+            notify(
+                f"topic {layout.name} takes records of at most {limit} bytes, "
+                f"kafka.message_bytes_max is {settings.message_bytes_max}: "
+                "what is larger becomes a dead letter"
+            )
+    return layouts
+
+
+def batch_bytes(settings: KafkaSettings, layouts: Mapping[str, Layout]) -> int:
+    """Return the largest batch that every topic takes, for `batch.size`.
+
+    A batch that is too large is refused with all its records; one that is not, with the record
+    alone that is larger than it.
+    """
+    limits = [each.message_bytes_max for each in layouts.values() if each.message_bytes_max]
+    return min([settings.batch_bytes, *limits])
+
+
+def create(settings: KafkaSettings, servers: str) -> list[Created]:
+    """Create every topic of Penstock that is missing.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        servers: `host:port`, separated by commas.
+
+    Returns:
+        What became of each.
+
+    Raises:
+        SinkError: No broker answers, or a topic cannot be created.
+    """
+    brokers = Brokers(settings, servers, SinkError, _CURE)
+    made = brokers.create([topic for topic in TOPICS if not brokers.layout(topic).partitions])
+    return [
+        Created(
+            layout=layout,
+            created=topic in made,
+            differences=tuple(_differences(settings, layout)),
+        )
+        for topic, layout in brokers.configured(TOPICS).items()
+    ]
+
+
+def describe(settings: KafkaSettings, servers: str, topic: str | None = None) -> list[Described]:
+    """Describe topics: those of Penstock, or one of whatever name.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        servers: `host:port`, separated by commas.
+        topic: Its name here or there; `None` for all of Penstock's, also those that are missing.
+
+    Returns:
+        How each is, and what is in it.
+
+    Raises:
+        UsageError: There is no topic of that name.
+        SourceError: No broker answers.
+    """
+    brokers = Brokers(settings, servers, SourceError, _CURE)
+    topic = None if topic is None else canonical_name(settings, topic)
+    if topic is not None and not brokers.layout(topic).partitions:
+        name = topic_name(settings, topic)
+        names = [each for each in brokers.names() if not each.startswith("__")] or list(TOPICS)
+        near = get_close_matches(name, names, n=1, cutoff=0.0)
+        raise UsageError(
+            f"kafka://{servers}: no such topic: {plain(name)}; did you mean {plain(near[0])}?"
+        )
+    layouts = brokers.configured(TOPICS if topic is None else [topic])
+    records = brokers.records([each for each in layouts.values() if each.partitions])
+    return [
+        Described(
+            **msgspec.structs.asdict(layout),
+            records=records.get(layout.name),
+            key=KEYS.get(layout.topic, ""),
+        )
+        for layout in layouts.values()
+    ]
+
+
+def _differences(settings: KafkaSettings, layout: Layout) -> Iterable[str]:
+    """Yield how a topic is otherwise than a new one would be, as far as can be seen."""
+    want = TOPICS[layout.topic]
+    pairs = (
+        ("partitions", layout.partitions, settings.partitions or want.partitions),
+        ("retention.ms", layout.retention_ms, want.retention_ms),
+        ("cleanup.policy", layout.cleanup, want.cleanup),
+        ("replication", layout.replication, settings.replication),
+    )
+    for name, have, new in pairs:
+        if have is not None and new not in (-1, have):
+            yield f"{name} {have}, not {new}"

@@ -1,0 +1,247 @@
+"""A topic before it is read: whether it is there, what it says it is, and how far it goes.
+
+Laws:
+
+1. Every wait is bounded by `kafka.connect_s`, and what fails is one line with its real cause.
+2. Ends are those of what is committed: a transaction that is open, and all that follows it, lies
+   beyond them.
+3. A topic is told from another of its name by an identity of its own, where the brokers have one.
+
+Not here: reading it (`connectors.topic_feed`).
+
+Source: KIP-98 for the last stable offset; KIP-516 for the identity of topics.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
+    AdminClient,
+    OffsetSpec,
+)
+
+from connectors.clock import monotonic_ns
+from connectors.kafka_client import CURE as SINK_CURE
+from connectors.kafka_client import Trouble, connect, consumer_properties, properties, refused
+from core.errors import RunError, SinkError, SourceError
+from core.kafka_address import SCHEME, KafkaAddress
+
+if TYPE_CHECKING:
+    from core.sections import KafkaSettings
+
+CURE = "start one, or name another"
+"""What a user may do when no broker answers."""
+GROUP = "penstock-replay"
+"""Of consumers, which librdkafka asks for and the brokers never see."""
+
+_SLICE_S = 0.05
+_SECOND_NS = 1_000_000_000
+_PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""What is said of partitions that are changing hands, or have only just been made."""
+
+
+class Extent(NamedTuple):
+    """How far the partitions of a topic go.
+
+    Attributes:
+        low: Offset of the first record of each.
+        high: Offset after the last one that is committed.
+    """
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+
+class Survey:
+    """A topic as it is before it is read.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        address: Brokers and topic.
+
+    Attributes:
+        address: As given.
+        cluster: Identity of the cluster.
+        topic_id: Identity of the topic, which another of the same name does not have; empty where
+            the brokers have none.
+        partitions: How many it has.
+
+    Raises:
+        SettingError: The settings allow no client.
+        SourceError: No broker answers, or it has no such topic for us.
+    """
+
+    def __init__(self, settings: KafkaSettings, address: KafkaAddress) -> None:
+        self.address = address
+        self._settings = settings
+        self._client, self._trouble, answer = _asked(settings, address.servers, SourceError, CURE)
+        found = answer.topics.get(address.topic)
+        if found is None or not found.partitions:
+            near = get_close_matches(address.topic, answer.topics, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]}?" if near else "the brokers have none at all"
+            raise SourceError(f"{full(address)}: there is no such topic; {hint}")
+        if found.error is not None:
+            raise unreadable(address, self._trouble.text(found.error))
+        self._again: Future[Any] | None = None
+        self.cluster = _identity(answer)
+        self.partitions = len(found.partitions)
+        self.topic_id = self._topic_id()
+
+    def _topic_id(self) -> str:
+        try:
+            return str(self._described().result(self._settings.connect_s).topic_id or "")
+        except (KafkaException, TimeoutError):
+            return ""  # from brokers that know no such request, or do not let us
+
+    def _described(self) -> Future[Any]:
+        asked = self._client.describe_topics(
+            TopicCollection([self.address.topic]), request_timeout=self._settings.connect_s
+        )
+        return asked[self.address.topic]
+
+    def is_same(self, wait_s: float) -> bool | None:
+        """Tell whether the topic is still the one it was, as far as the brokers say.
+
+        Args:
+            wait_s: Longest wait.
+
+        Returns:
+            `None` while they have not answered; to be asked again then.
+        """
+        if not self.topic_id:
+            return True
+        self._again = self._again or self._described()
+        try:
+            described = self._again.result(wait_s)
+        except TimeoutError:
+            return None
+        except KafkaException as error:
+            self._again = None
+            # Whoever does not answer has not said that it is another.
+            return bool(error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART)
+        self._again = None
+        return str(described.topic_id) == self.topic_id
+
+    def extent(self) -> Extent:
+        """Ask how far the partitions go now.
+
+        Raises:
+            SourceError: The brokers do not say.
+        """
+        low, high = (
+            self._offsets(spec())  # type: ignore[no-untyped-call]  # theirs has no types
+            for spec in (OffsetSpec.earliest, OffsetSpec.latest)
+        )
+        return Extent(low, high)
+
+    def _offsets(self, spec: OffsetSpec) -> tuple[int, ...]:
+        wait_s = self._settings.connect_s
+        parts = [TopicPartition(self.address.topic, each) for each in range(self.partitions)]
+        end_ns = monotonic_ns() + wait_s * _SECOND_NS
+        while True:
+            asked = self._client.list_offsets(
+                dict.fromkeys(parts, spec),
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=wait_s,
+            )
+            try:
+                return tuple(asked[part].result(wait_s).offset for part in parts)
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or monotonic_ns() > end_ns:
+                    raise unreadable(self.address, self._trouble.text(error.args[0])) from None
+                self._client.poll(_SLICE_S)
+            except TimeoutError:
+                raise unreadable(self.address, "no answer in time") from None
+
+    def said_type(self) -> str:
+        """Return what the first message that comes says it is (`ce_type`).
+
+        Returns:
+            A name of a topic, as a rule; empty when there is no message, or it says nothing.
+
+        Raises:
+            SourceError: The brokers do not send one.
+        """
+        config = consumer_properties(self._settings, self.address.servers, GROUP)
+        try:
+            consumer = Consumer(config)
+        except KafkaException as error:
+            raise refused(error, config) from None
+        left = {p for p, (low, high) in enumerate(zip(*self.extent(), strict=True)) if low < high}
+        consumer.assign([TopicPartition(self.address.topic, p, 0) for p in left])
+        end_ns = monotonic_ns() + self._settings.connect_s * _SECOND_NS
+        try:
+            while left:
+                for message in consumer.consume(1, _SLICE_S):
+                    failed = message.error()
+                    if failed is None:
+                        headers: Any = message.headers()
+                        named = dict(headers or ()).get("ce_type") or b""
+                        return bytes(named).decode(errors="replace")
+                    if failed.code() != KafkaError._PARTITION_EOF:
+                        raise unreadable(self.address, self._trouble.text(failed))
+                    left.discard(message.partition() or 0)
+                if monotonic_ns() > end_ns:
+                    raise unreadable(self.address, "no message in time")
+        finally:
+            consumer.close()
+        return ""
+
+
+def cluster_of(settings: KafkaSettings, servers: str) -> str:
+    """Return the identity of the cluster that a sink writes to, as `Survey.cluster`.
+
+    Raises:
+        SinkError: No broker answers.
+    """
+    return _identity(_asked(settings, servers, SinkError, SINK_CURE)[2])
+
+
+def full(address: KafkaAddress) -> str:
+    """Return an address as it is written."""
+    return f"{SCHEME}{address.servers}/{address.topic}"
+
+
+def unreadable(address: KafkaAddress, why: str) -> SourceError:
+    """Return the error of a topic that the brokers do not let us read."""
+    return SourceError(
+        f"{full(address)}: cannot be read ({why}); see to the brokers, and to our right to "
+        "Read and Describe it"
+    )
+
+
+def _asked(
+    settings: KafkaSettings, servers: str, failure: type[RunError], cure: str
+) -> tuple[AdminClient, Trouble, Any]:
+    """Return a client that was answered, what it complains of, and the answer."""
+    config = properties(settings, servers)
+    try:
+        client = AdminClient(config)
+    except KafkaException as error:
+        raise refused(error, config) from None
+    answer = connect(client, config, settings.connect_s, failure=failure, cure=cure)
+    return client, config["error_cb"], answer
+
+
+def _identity(answer: Any) -> str:
+    """Return what tells a cluster from others: its id, or else where its brokers are."""
+    named: str = answer.cluster_id or ",".join(
+        sorted(f"{each.host}:{each.port}" for each in answer.brokers.values())
+    )
+    return named
