@@ -28,7 +28,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, tho
 )
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import Trouble, connect, properties, refused, topic_name
+from connectors.kafka_client import Trouble, connect, properties, refused, settled, topic_name
 from core.errors import RunError
 from core.plain import plain
 from core.topics import TOPICS
@@ -54,6 +54,10 @@ _CURES = {
 }
 _POLL_S = 0.05
 
+TIMESTAMPS = "LogAppendTime"
+"""Whose time a message has in a topic that we create: the brokers'. By it they delete what
+is older than `retention.ms`; by its own, a packet of an old capture is gone soon after it came."""
+
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """How the brokers have a topic; what they do not tell is `None`.
@@ -65,6 +69,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         replication: Replicas of each partition.
         retention_ms: How long records are kept, ms; -1 is for ever.
         cleanup: `delete`, `compact` or both.
+        timestamps: Whose time a message has: `LogAppendTime`, that of the brokers, by which they
+            keep it so long; or `CreateTime`, the time of its packet.
         message_bytes_max: Largest batch of records it takes, bytes, compressed.
     """
 
@@ -74,6 +80,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     replication: int | None = None
     retention_ms: int | None = None
     cleanup: str | None = None
+    timestamps: str | None = None
     message_bytes_max: int | None = None
 
 
@@ -175,6 +182,14 @@ class Brokers:
         if not parts:
             return {}
         wait_s = self._settings.connect_s
+        try:
+            return settled(self._client, wait_s, lambda: self._counted(parts))
+        except KafkaException as error:
+            raise self._failed("offsets cannot be read", error, self._cure) from None
+
+    def _counted(self, parts: Sequence[TopicPartition]) -> dict[str, int]:
+        """Return the records between the ends of partitions, by topic."""
+        wait_s = self._settings.connect_s
         specs = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]  # its stubs are untyped
         ends = [
             self._client.list_offsets(dict.fromkeys(parts, spec), request_timeout=wait_s)
@@ -187,8 +202,7 @@ class Brokers:
                 low, high = (self._answer(end[part]).offset for end in ends)
             except KafkaException as error:
                 if error.args[0].code() not in _NOT_FOR_US:
-                    what = f"the offsets of topic {part.topic} cannot be read"
-                    raise self._failed(what, error, self._cure) from None
+                    raise
                 dark.add(part.topic)
             else:
                 total[part.topic] = total.get(part.topic, 0) + max(0, high - low)
@@ -242,6 +256,7 @@ def _new(settings: KafkaSettings, topic: str) -> NewTopic:
         config={
             "retention.ms": str(laid_out.retention_ms),
             "cleanup.policy": laid_out.cleanup,
+            "message.timestamp.type": TIMESTAMPS,
         },
     )
 
@@ -256,6 +271,7 @@ def _seen(entries: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if name in found:
             fields[field] = int(found[name])
-    if "cleanup.policy" in found:
-        fields["cleanup"] = found["cleanup.policy"]
+    for field, name in (("cleanup", "cleanup.policy"), ("timestamps", "message.timestamp.type")):
+        if name in found:
+            fields[field] = found[name]
     return fields

@@ -17,9 +17,9 @@ Source: librdkafka 2.16, CONFIGURATION.md and INTRODUCTION.md, "Idempotent Produ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
@@ -35,16 +35,28 @@ if TYPE_CHECKING:
 
     from core.sections import KafkaSettings
 
+T = TypeVar("T")
+
 CURE = "start one, or name another --sink"
 """What a user may do when no broker answers a sink."""
 
 _SLICE_S = 0.5
 """Longest wait inside librdkafka, where signals are not heard."""
+_AGAIN_S = 0.05
+_PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""What is said of partitions that are changing hands, or have only just been made."""
 _HOW_LONG = re.compile(r" *\(after \d+ms in state [^()]*(?:\(s\)[^()]*)?\)")
 _BOOTSTRAP = re.compile(r"^(?:\w+://)?\S+?/bootstrap: ")
 _ADVERTISED = re.compile(r"^(?:\w+://)?(\S+?)/\d+: ")
 _CONNECT = re.compile(r"Connect to \S+ failed: ")
-_WRONG_PROTOCOL = re.compile(r"security\.protocol|(?:PLAINTEXT broker|SSL) listener|^Disconnected")
+_WRONG_PROTOCOL = re.compile(
+    r"security\.protocol|(?:PLAINTEXT broker|SSL) listener|^(?:Disconnected|Send failed)"
+)
 
 
 class Trouble:
@@ -259,6 +271,27 @@ def connect(
         else:
             trouble.forget()
             return answer
+
+
+def settled(client: Producer | Consumer | AdminClient, connect_s: float, ask: Callable[[], T]) -> T:
+    """Ask again while partitions change hands, or have only just been made.
+
+    Args:
+        client: Who asks; polled meanwhile.
+        connect_s: How long to go on, s.
+        ask: Asks once.
+
+    Raises:
+        KafkaException: What `ask` raises, for another reason or for too long.
+    """
+    end_ns = monotonic_ns() + int(connect_s * 1e9)
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _PASSING or monotonic_ns() > end_ns:
+                raise
+        client.poll(_AGAIN_S)
 
 
 def _no_answer(config: Mapping[str, Any], connect_s: float, error: KafkaError, cure: str) -> str:

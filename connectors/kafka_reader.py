@@ -13,12 +13,13 @@ Not here: sources of a run, which resume (`connectors.kafka_source`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import Trouble, connect, consumer_properties, refused
+from connectors.kafka_client import Trouble, connect, consumer_properties, refused, settled
 from core.errors import SourceError, UsageError
 from core.plain import plain
 
@@ -99,12 +100,15 @@ class TopicReader:
 
     def _ends(self, last: int | None) -> dict[int, int]:
         """Begin reading; return the offset at which each partition that holds anything ends."""
-        ends, starts = {}, []
+        ends, starts, wait_s = {}, [], self._settings.connect_s
+        marks = self._consumer.get_watermark_offsets
         for number in self._partitions:
             part = TopicPartition(self._name, number)
             try:
-                low, high = self._consumer.get_watermark_offsets(
-                    part, timeout=self._settings.connect_s
+                low, high = settled(
+                    self._consumer,
+                    wait_s,
+                    partial(marks, part, wait_s),
                 )
             except KafkaException as error:
                 self._consumer.poll(0)  # which calls `_trouble`

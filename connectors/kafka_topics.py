@@ -18,11 +18,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from connectors.kafka_brokers import Brokers, Layout
+from connectors.kafka_brokers import TIMESTAMPS, Brokers, Layout
 from connectors.kafka_client import CURE, canonical_name, topic_name
 from core.errors import SinkError, SourceError, UsageError
 from core.plain import plain
-from core.topics import FINDINGS, FINDINGS_DLQ, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ, TOPICS
+from core.topics import (
+    DAY_MS,
+    FINDINGS,
+    FINDINGS_DLQ,
+    FLOWS,
+    FLOWS_DLQ,
+    TELEMETRY,
+    TELEMETRY_DLQ,
+    TOPICS,
+)
 
 if TYPE_CHECKING:
     from core.sections import KafkaSettings
@@ -107,6 +116,13 @@ def ensure(
                 f"kafka.message_bytes_max is {settings.message_bytes_max}: "
                 "what is larger becomes a dead letter"
             )
+        kept_ms = -1 if layout.retention_ms is None else layout.retention_ms
+        if layout.timestamps == "CreateTime" and kept_ms >= 0:
+            notify(
+                f"topic {layout.name} keeps records {kept_ms / DAY_MS:g} days from the time of "
+                "their packets: those of an older capture are soon deleted; "
+                f"set its message.timestamp.type to {TIMESTAMPS}"
+            )
     return layouts
 
 
@@ -188,6 +204,7 @@ def _differences(settings: KafkaSettings, layout: Layout) -> Iterable[str]:
         ("partitions", layout.partitions, settings.partitions or want.partitions),
         ("retention.ms", layout.retention_ms, want.retention_ms),
         ("cleanup.policy", layout.cleanup, want.cleanup),
+        ("message.timestamp.type", layout.timestamps, TIMESTAMPS),
         ("replication", layout.replication, settings.replication),
     )
     for name, have, new in pairs:

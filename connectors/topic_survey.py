@@ -33,7 +33,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, tho
 
 from connectors.clock import monotonic_ns
 from connectors.kafka_client import CURE as SINK_CURE
-from connectors.kafka_client import Trouble, connect, consumer_properties, properties, refused
+from connectors.kafka_client import (
+    Trouble,
+    connect,
+    consumer_properties,
+    properties,
+    refused,
+    settled,
+)
 from core.errors import RunError, SinkError, SourceError
 from core.kafka_address import SCHEME, KafkaAddress
 
@@ -47,13 +54,6 @@ GROUP = "penstock-replay"
 
 _SLICE_S = 0.05
 _SECOND_NS = 1_000_000_000
-_PASSING = (
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-)
-"""What is said of partitions that are changing hands, or have only just been made."""
 
 
 class Extent(NamedTuple):
@@ -153,21 +153,21 @@ class Survey:
     def _offsets(self, spec: OffsetSpec) -> tuple[int, ...]:
         wait_s = self._settings.connect_s
         parts = [TopicPartition(self.address.topic, each) for each in range(self.partitions)]
-        end_ns = monotonic_ns() + wait_s * _SECOND_NS
-        while True:
+
+        def ask() -> tuple[int, ...]:
             asked = self._client.list_offsets(
                 dict.fromkeys(parts, spec),
-                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                isolation_level=IsolationLevel.READ_COMMITTED,
                 request_timeout=wait_s,
             )
-            try:
-                return tuple(asked[part].result(wait_s).offset for part in parts)
-            except KafkaException as error:
-                if error.args[0].code() not in _PASSING or monotonic_ns() > end_ns:
-                    raise unreadable(self.address, self._trouble.text(error.args[0])) from None
-                self._client.poll(_SLICE_S)
-            except TimeoutError:
-                raise unreadable(self.address, "no answer in time") from None
+            return tuple(asked[part].result(wait_s).offset for part in parts)
+
+        try:
+            return settled(self._client, wait_s, ask)
+        except KafkaException as error:
+            raise unreadable(self.address, self._trouble.text(error.args[0])) from None
+        except TimeoutError:
+            raise unreadable(self.address, "no answer in time") from None
 
     def said_type(self) -> str:
         """Return what the first message that comes says it is (`ce_type`).

@@ -209,13 +209,13 @@ def _line(each: Created) -> str:
 
 
 def _layouts(found: list[Described]) -> Table:
-    heads = ("topic", "#partitions", "#replicas", "#kept", "cleanup", "#bytes at most", "#records",
-             "key")  # fmt: skip
+    heads = ("topic", "#partitions", "#replicas", "#kept", "timestamps", "cleanup",
+             "#bytes at most", "#records", "key")  # fmt: skip
     rows = [
-        (each.name, each.partitions, each.replication, _days(each.retention_ms), each.cleanup,
-         each.message_bytes_max, each.records, each.key)
+        (each.name, each.partitions, each.replication, _days(each.retention_ms), each.timestamps,
+         each.cleanup, each.message_bytes_max, each.records, each.key)
         if each.partitions
-        else (each.name, "missing", *[""] * 5, each.key)
+        else (each.name, "missing", *[""] * 6, each.key)
         for each in found
     ]  # fmt: skip
     return _table("topics", heads, rows)

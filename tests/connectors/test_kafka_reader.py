@@ -15,7 +15,7 @@ from core.sections import KafkaSettings
 from core.topics import TELEMETRY
 from tests.conftest import Kafka
 from tests.kafka.renamed import renamed
-from tests.kafka.topics import create, options, put
+from tests.kafka.topics import await_offsets, create, options, put
 
 if TYPE_CHECKING:
     from tests.kafka.broker import Broker
@@ -86,7 +86,9 @@ def test_what_was_not_committed_is_not_read(kafka: Kafka, topic: str) -> None:
         producer.begin_transaction()
         for number in range(3):
             producer.produce(topic, b"%d" % number, partition=0)
+        producer.flush(10)  # an abortion takes along what was not sent
         end(10)
+    await_offsets(kafka.servers, topic, 8)
     assert read(kafka, topic) == [b"0", b"1", b"2"]
     messages = TopicReader(KafkaSettings(), kafka.servers, topic).read()
     next(messages)

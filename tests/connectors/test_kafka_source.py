@@ -21,7 +21,7 @@ from core.strand import Window
 from tests.conftest import Kafka
 from tests.fill import fill, made
 from tests.frames import SECOND_NS
-from tests.kafka.topics import PATIENCE_S, delete, ends, options, put
+from tests.kafka.topics import PATIENCE_S, await_offsets, delete, ends, options, put
 
 if TYPE_CHECKING:
     from tests.kafka.broker import Broker
@@ -189,6 +189,7 @@ def test_records_of_transactions(kafka: Kafka, topics: Callable[..., str]) -> No
             producer.produce(topic, value)
         producer.flush(PATIENCE_S)
         (producer.commit_transaction if commits else producer.abort_transaction)(PATIENCE_S)
+    await_offsets(kafka.servers, topic, 33)
     producer.begin_transaction()
     producer.produce(topic, values[30])
     producer.flush(PATIENCE_S)

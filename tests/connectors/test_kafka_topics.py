@@ -94,7 +94,9 @@ def test_a_run_that_may_not_make_topics(kafka: Kafka, settings: KafkaSettings) -
 
 def test_a_topic_that_takes_less_than_is_written(kafka: Kafka, settings: KafkaSettings) -> None:
     """The limit of a topic is said, and batches are kept below it."""
-    seen.create(kafka.servers, settings.topics[TELEMETRY], max_message_bytes="5000")
+    seen.create(
+        kafka.servers, settings.topics[TELEMETRY], max_message_bytes="5000", retention_ms="-1"
+    )
     said: list[str] = []
     found = ensure(settings, kafka.servers, [TELEMETRY, FINDINGS], said.append)
     assert said[0] == (
@@ -104,6 +106,20 @@ def test_a_topic_that_takes_less_than_is_written(kafka: Kafka, settings: KafkaSe
     assert batch_bytes(settings, found) == 5000
     assert batch_bytes(changed(settings, batch_bytes=2000), found) == 2000
     assert batch_bytes(settings, {}) == settings.batch_bytes
+
+
+def test_a_topic_that_keeps_by_the_time_of_packets(kafka: Kafka, settings: KafkaSettings) -> None:
+    """Where old packets would be deleted once they are delivered, a run says so."""
+    name = settings.topics[TELEMETRY]
+    seen.create(kafka.servers, name, retention_ms=str(36 * 3_600_000))
+    seen.create(kafka.servers, settings.topics[FINDINGS], retention_ms="-1")
+    said: list[str] = []
+    ensure(settings, kafka.servers, [TELEMETRY, FINDINGS], said.append)
+    (line,) = said
+    assert line == (
+        f"topic {name} keeps records 1.5 days from the time of their packets: those of an older "
+        "capture are soon deleted; set its message.timestamp.type to LogAppendTime"
+    )
 
 
 def test_what_is_there_is_not_changed(kafka: Kafka, settings: KafkaSettings) -> None:
@@ -118,6 +134,7 @@ def test_what_is_there_is_not_changed(kafka: Kafka, settings: KafkaSettings) -> 
         "partitions 2, not 8",
         "retention.ms 1000, not 604800000",
         "cleanup.policy compact, not delete",
+        "message.timestamp.type CreateTime, not LogAppendTime",
     )
     assert all(each.created and not each.differences for each in made.values())
     assert seen.partitions(kafka.servers)[name] == 2
@@ -138,6 +155,7 @@ def test_topics_are_described_as_they_are(kafka: Kafka, settings: KafkaSettings)
         "replication": 1,
         "retention_ms": 7 * DAY_MS,
         "cleanup": "delete",
+        "timestamps": "LogAppendTime",
         "message_bytes_max": 1_048_588,
         "records": 23,
         "key": "device id",

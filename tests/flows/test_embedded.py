@@ -42,7 +42,9 @@ def by_topic(messages: list[Message]) -> dict[str, list[Arrived]]:
     found = defaultdict(list)
     for m in messages:
         headers = tuple(m.headers.items())
-        found[m.topic].append(Arrived(m.partition, m.offset, m.key, m.value, m.at_ms, headers))
+        found[m.topic].append(
+            Arrived(m.partition, m.offset, m.key, m.value, m.at_ms, False, headers)
+        )
     return found
 
 

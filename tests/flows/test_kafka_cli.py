@@ -86,7 +86,8 @@ def test_topics_are_created_once(kafka: Kafka, names: dict[str, str], ask: Asks)
     done = ask(topics_app, "create", f"kafka://{kafka.servers}")
     lines = done.out.splitlines()
     assert len(lines) == len(TOPICS)
-    assert f"{names[TELEMETRY]}: there already, 3 partitions; partitions 3, not 8" in lines
+    there = f"{names[TELEMETRY]}: there already, 3 partitions; partitions 3, not 8"
+    assert f"{there}; message.timestamp.type CreateTime, not LogAppendTime" in lines
     assert f"{names[FINDINGS]}: created, 2 partitions" in lines
     found = as_json(ask(topics_app, "create", f"kafka://{kafka.servers}", "--json"))["topics"]
     assert [each["created"] for each in found] == [False] * len(TOPICS)
@@ -100,7 +101,8 @@ def test_topics_are_described(kafka: Kafka, names: dict[str, str], ask: Asks) ->
     table = ask(topics_app, "describe", f"kafka://{kafka.servers}").out
     [row] = [line for line in table.splitlines() if f" {names[TELEMETRY]} " in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
-        names[TELEMETRY], "1", "1", "for ever", "delete", "1,048,588", "1,234", "device id",
+        names[TELEMETRY], "1", "1", "for ever", "CreateTime", "delete", "1,048,588",
+        "1,234", "device id",
     ]  # fmt: skip
     [row] = [line for line in table.splitlines() if f" {names[FINDINGS]} " in line]
     assert "missing" in row

@@ -216,7 +216,7 @@ def _properties(
         # After `kill -9` the next start is let in once the session of the last one has ended.
         "broker.session.timeout.ms": "1000",
         "broker.heartbeat.interval.ms": "200",
-        # Packets of captures are older than topics retain: nothing is deleted while tests run.
+        # Topics that a test makes have the time of packets: nothing is deleted while tests run.
         "log.initial.task.delay.ms": str(A_DAY_MS),
         "log.retention.check.interval.ms": str(A_DAY_MS),
         "log.cleaner.dedupe.buffer.size": str(4 << 20),

@@ -6,10 +6,18 @@ partition; a broker that stops answering, or has deleted records, is an error, n
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka import Message as Received
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
     AdminClient,
@@ -34,6 +42,7 @@ class Message:
         key: Its key, if it has one.
         value: Its bytes.
         timestamp_ms: Its time.
+        has_brokers_time: Whether that is when the brokers took it, and not what it was sent with.
         headers: Its headers in order.
     """
 
@@ -42,6 +51,7 @@ class Message:
     key: bytes | None
     value: bytes
     timestamp_ms: int
+    has_brokers_time: bool
     headers: tuple[tuple[str, bytes], ...]
 
 
@@ -91,11 +101,36 @@ def put(servers: str, topic: str, *values: bytes, more: dict[str, str] | None = 
 
 def ends(servers: str, topic: str) -> dict[int, int]:
     """Return the end offset of each partition."""
-    consumer = Consumer(options(servers) | {"group.id": "test"})
-    try:
+    with closing(Consumer(options(servers) | {"group.id": "test"})) as consumer:
         return _ends(consumer, topic)
-    finally:
-        consumer.close()
+
+
+def await_offsets(servers: str, topic: str, total: int) -> None:
+    """Wait until the end offsets of a topic add up to so many, markers of transactions included.
+
+    A coordinator answers before the partitions have its markers.
+    """
+    found: dict[int, int] = {}
+    with closing(Consumer(options(servers) | {"group.id": "test"})) as consumer:
+        for _ in range(int(PATIENCE_S / GLANCE_S)):
+            found = _ends(consumer, topic)
+            if sum(found.values()) == total:
+                return
+            consumer.poll(GLANCE_S)
+    raise AssertionError(f"{topic}: ends at {found}, not {total} in all")
+
+
+def await_deletion(servers: str, topic: str) -> None:
+    """Wait until the brokers have deleted all that a topic held."""
+    marks: list[tuple[int, int]] = []
+    with closing(Consumer(options(servers) | {"group.id": "test"})) as consumer:
+        parts = consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions
+        for _ in range(int(PATIENCE_S / GLANCE_S)):
+            marks = [_marks(consumer, TopicPartition(topic, number)) for number in parts]
+            if all(begin == end for begin, end in marks) and any(end for _, end in marks):
+                return
+            consumer.poll(GLANCE_S)
+    raise AssertionError(f"{topic}: still from {marks}")
 
 
 def _ends(consumer: Consumer, topic: str) -> dict[int, int]:
@@ -157,12 +192,14 @@ def read(servers: str, topic: str, *, more: dict[str, str] | None = None) -> lis
 
 def _message(message: Received) -> Message:
     headers = cast("list[tuple[str, bytes]]", message.headers() or [])
+    kind, timestamp_ms = message.timestamp()
     return Message(
         partition=cast("int", message.partition()),
         offset=cast("int", message.offset()),
         key=message.key(),
         value=message.value() or b"",
-        timestamp_ms=message.timestamp()[1],
+        timestamp_ms=timestamp_ms,
+        has_brokers_time=kind == TIMESTAMP_LOG_APPEND_TIME,
         headers=tuple(headers),
     )
 
