@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
-from connectors.kafka_source import TopicSource
+from connectors.capture import CaptureSource
 from connectors.scores import ScoresSink
 from core.topics import FLOWS
 from flows import steps
@@ -45,13 +45,13 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     """
     flow = Dataflow("penstock_ingest")
     source = run.source()
-    if isinstance(source, TopicSource):
-        held = op.input("source", flow, source)
-        arrivals = op.flat_map("deal", held, deal(run, source.kind))
-    else:
+    if isinstance(source, CaptureSource):
         packets = op.input("source", flow, source)
         decoded = op.map("decode", packets, steps.decode)
         arrivals = op.flat_map("frame", decoded, steps.frame(run))
+    else:
+        held = op.input("source", flow, source)
+        arrivals = op.flat_map("deal", held, deal(run, source.kind))
     rejects = op.filter_map_value("dead_letters", arrivals, lambda a: a.rejects)
 
     judged: KeyedStream[Arrivals | Retune] = arrivals
@@ -67,7 +67,7 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     records = [findings, rejects]
     if run.settings.capture.by == "device":
         records.append(op.flat_map_value("telemetry", passages, steps.readings))
-    elif not isinstance(source, TopicSource) or FLOWS in source.kind.writes:
+    elif isinstance(source, CaptureSource) or FLOWS in source.kind.writes:
         records.append(op.stateful_batch("flows", passages, partial(steps.FlowStep, run)))
 
     op.output("sink", op.merge("records", *records), run.sink())

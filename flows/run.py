@@ -20,12 +20,8 @@ from connectors.bpf import compile_filter
 from connectors.capture import PAGE, CaptureSource
 from connectors.claim import recovery_id
 from connectors.discard import DiscardSink
-from connectors.embedded import EmbeddedSink
 from connectors.epoch_budget import EpochBudget
 from connectors.files import FilesSink
-from connectors.kafka import KafkaSink
-from connectors.kafka_client import check
-from connectors.kafka_source import TopicSource
 from connectors.ledger import Ledger
 from connectors.metrics import FLUSH_SECONDS
 from connectors.pressure import Pressure
@@ -37,6 +33,8 @@ from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from models.judge import Judge
 
 if TYPE_CHECKING:
+    from connectors.kafka import KafkaSink
+    from connectors.kafka_source import TopicSource
     from connectors.read_back import OnRecord
     from core.sections import Settings
 
@@ -84,6 +82,8 @@ class Run:
         if is_kafka(settings.run.sink):
             parse(settings.run.sink, topic=False)
         if any(map(is_kafka, (settings.run.sink, *settings.run.paths))):
+            from connectors.kafka_client import check  # here and below: most runs need no Kafka
+
             check(settings.kafka)
         self.budget = EpochBudget(self.ledger, settings.capture.batch_len, self.notify)
         if self.recovers:
@@ -115,6 +115,8 @@ class Run:
         """Return the source that the settings name."""
         run = self.settings.run
         if any(map(is_kafka, run.paths)):
+            from connectors.kafka_source import TopicSource
+
             topic = TopicSource(
                 settings=self.settings,
                 ledger=self.ledger,
@@ -147,6 +149,8 @@ class Run:
         """Return the sink that the settings name, after seeing that it can be written to."""
         run, files = self.settings.run, self.settings.files
         if is_kafka(run.sink):
+            from connectors.kafka import KafkaSink
+
             self._delivery = KafkaSink(
                 servers=parse(run.sink, topic=False).servers,
                 settings=self.settings.kafka,
@@ -163,6 +167,8 @@ class Run:
             self._delivery.check()
             return self._delivery
         if run.sink == "embedded":
+            from connectors.embedded import EmbeddedSink
+
             self._delivery = EmbeddedSink(
                 settings=self.settings.kafka,
                 parts=run.shards,
@@ -196,7 +202,7 @@ class Run:
         Raises:
             SinkError: It is not what was delivered.
         """
-        if isinstance(self._delivery, EmbeddedSink):
+        if self._delivery is not None:
             self._delivery.verify()
 
     def close(self) -> None:

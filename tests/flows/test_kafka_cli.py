@@ -71,13 +71,17 @@ def letters(kafka: Kafka, names: dict[str, str]) -> str:
     return f"kafka://{kafka.servers}/{names[TELEMETRY_DLQ]}"
 
 
-def test_nothing_heavy_is_imported_for_help() -> None:
-    """The commands are known before anything that speaks to brokers or prints tables is."""
-    script = "import sys, flows.kafka_cli; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("what", "heavy"),
+    [("flows.kafka_cli", HEAVY), ("flows.replay, flows.hosted", {"confluent_kafka"})],
+)
+def test_nothing_is_imported_that_is_not_needed(what: str, heavy: set[str]) -> None:
+    """Help comes before anything that speaks to brokers; so do runs that need none."""
+    script = f"import sys, {what}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert not HEAVY & {name.split(".")[0] for name in done.stdout.split()}
+    assert not heavy & {name.split(".")[0] for name in done.stdout.split()}
 
 
 def test_topics_are_created_once(kafka: Kafka, names: dict[str, str], ask: Asks) -> None:
