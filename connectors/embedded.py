@@ -28,7 +28,6 @@ from confluent_kafka import KafkaException, Producer
 from connectors.kafka import KafkaPart, KafkaSink, KafkaState
 from connectors.kafka_brokers import Layout
 from connectors.kafka_client import check, topic_name
-from connectors.parcel import chosen
 from connectors.read_back import PATIENCE_S, OnRecord, ReadBack
 from core.batches import RecordBatch
 from core.errors import SinkError
@@ -166,7 +165,7 @@ class EmbeddedSink(KafkaSink):
                 if self._unread_bytes + size > UNREAD_BYTES_MAX:
                     self._read_back()
                 room = RECORDS_MAX - self._accepted
-                write([piece if len(piece) <= room else chosen(piece, np.arange(room))])
+                write([piece if len(piece) <= room else piece.take(np.arange(room))])
                 self._accepted += min(len(piece), room)
                 self._unread_bytes += size
                 if len(piece) > room:
@@ -249,5 +248,5 @@ def pieces(batch: RecordBatch, bytes_max: int) -> Iterator[tuple[RecordBatch, in
     while first < len(batch):
         last = max(first + 1, int(np.searchsorted(ends, done + bytes_max, side="right")))
         size = int(ends[last - 1]) - done
-        yield chosen(batch, np.arange(first, last)), size
+        yield batch.take(np.arange(first, last)), size
         first, done = last, done + size

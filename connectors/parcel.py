@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from core.batches import RecordBatch, gather
+from core.batches import RecordBatch
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
-    from numpy.typing import NDArray
 
     from connectors.account import Account
     from connectors.lane import ToProduce
@@ -124,24 +121,4 @@ def messages(out: Outgoing, name: str, reports: Iterable[Parcel]) -> Iterator[To
     return zip(
         repeat(name), out.values, out.keys, out.partitions, reports, repeat(None),
         out.timestamps_ms, out.headers,
-    )  # fmt: skip
-
-
-def chosen(batch: RecordBatch, rows: NDArray[np.int64]) -> RecordBatch:
-    """Return some records of a batch, in the order of `rows`, over arenas of their own."""
-
-    def text(
-        arena: NDArray[np.uint8], end: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        size = np.diff(end, prepend=0)
-        start, size = (end - size)[rows], size[rows]
-        writable = np.require(arena, requirements=["C", "W"])
-        return gather(writable, start, size.astype(np.int32)), np.cumsum(size)
-
-    values, value_end = text(batch.values, batch.value_end)
-    keys, key_end = text(batch.keys, batch.key_end)
-    return RecordBatch(
-        topic=batch.topic, values=values, value_end=value_end, keys=keys, key_end=key_end,
-        at_ns=batch.at_ns[rows], source=batch.source[rows], ordinal=batch.ordinal[rows],
-        seq=batch.seq[rows],
     )  # fmt: skip

@@ -32,7 +32,7 @@ import numpy as np
 from confluent_kafka import KafkaError
 
 from connectors.lane import Load
-from connectors.parcel import ALONE, FEW, WHOLE, Failure, Parcel, chosen, messages
+from connectors.parcel import ALONE, FEW, WHOLE, Failure, Parcel, messages
 from core.batches import RecordBatch
 from core.outgoing import json_messages
 from core.topics import TOPICS
@@ -187,20 +187,20 @@ class Returns:
         """Yield messages that were refused among others, for a lane where there are fewer."""
         alone = np.array([rows.start for rows in refused if len(rows) == 1], np.int64)
         if alone.size:
-            some = chosen(parcel.batch, alone)
+            some = parcel.batch.take(alone)
             out = self._as_letters(some) if parcel.is_letter else self._encode(some)
             yield parcel.lane + 1, self._load(out, parcel, parcel.lane + 1)
         for rows in refused:
             if len(rows) > 1:
                 for piece in np.array_split(np.array(rows), min(PIECES, len(rows))):
-                    out = self._encode(chosen(parcel.batch, piece))
+                    out = self._encode(parcel.batch.take(piece))
                     yield ALONE, self._load(out, parcel, ALONE)
 
     def _letters(self, parcel: Parcel, refused: Sequence[tuple[int, Failure]]) -> tuple[int, Load]:
         """Return the dead letters of records that were refused for good."""
         topic = TOPICS[parcel.topic].dead_letters
         room = min(LETTER_BYTES_MAX, self._letter_bytes_max.get(topic, LETTER_BYTES_MAX))
-        some = chosen(parcel.batch, np.array([row for row, _ in refused]))
+        some = parcel.batch.take(np.array([row for row, _ in refused]))
         columns = zip(
             some.key_list(), some.value_list(), some.at_ns.tolist(), some.source.tolist(),
             some.ordinal.tolist(), (failure.error for _, failure in refused), strict=True,

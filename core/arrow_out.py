@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core import cloudevents, record_columns
-from core.batches import RecordBatch, gather
 from core.kernels import A_i4, A_i8, i8, kernel, none
 from core.outgoing import Headers, Outgoing, Which, constant_headers, timestamps_ms
 from core.partitioner import partitions_of
@@ -31,6 +30,8 @@ from core.xxh64 import xxh64
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from core.batches import RecordBatch
 
 STREAM = b"application/vnd.apache.arrow.stream"
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -101,7 +102,7 @@ def arrow_messages(
     partition = partitions_of(batch, partitions)
     group_end, order = np.zeros(partitions, np.int64), np.empty(count, np.int64)
     _group(partition, group_end, order)
-    batch = batch if partitions == 1 else _in_order(batch, order)
+    batch = batch if partitions == 1 else batch.take(order)
     row_bytes = _sizes(batch.value_end) + _sizes(batch.key_end) + record_columns.ROW_BYTES
     first = np.empty(count, np.int64)
     first = first[: _cut(row_bytes, group_end, message_bytes_max - ENVELOPE_BYTES, first)]
@@ -123,32 +124,6 @@ def arrow_messages(
 
 def _sizes(end: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.diff(end, prepend=0)
-
-
-def _in_order(batch: RecordBatch, order: NDArray[np.int64]) -> RecordBatch:
-    """Return the rows in another order, over arenas in the same order."""
-
-    def text(
-        arena: NDArray[np.uint8], end: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        size = _sizes(end)
-        start, size = (end - size)[order], size[order]
-        writable = np.require(arena, requirements=["C", "W"])
-        return gather(writable, start, size.astype(np.int32)), np.cumsum(size)
-
-    values, value_end = text(batch.values, batch.value_end)
-    keys, key_end = text(batch.keys, batch.key_end)
-    return RecordBatch(
-        topic=batch.topic,
-        values=values,
-        value_end=value_end,
-        keys=keys,
-        key_end=key_end,
-        at_ns=batch.at_ns[order],
-        source=batch.source[order],
-        ordinal=batch.ordinal[order],
-        seq=batch.seq[order],
-    )
 
 
 def _streams(batch: RecordBatch, first: list[int], rows: list[int]) -> list[bytes]:

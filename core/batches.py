@@ -282,6 +282,15 @@ class RecordBatch(Columns):
     def __post_init__(self) -> None:
         self.check()
 
+    def take(self, rows: NDArray[Any] | slice) -> Self:
+        """Return the records selected, in the order of `rows`, over arenas of their own."""
+        values, value_end = _picked(self.values, self.value_end, rows)
+        keys, key_end = _picked(self.keys, self.key_end, rows)
+        others = {name: getattr(self, name)[rows] for name in ("at_ns", "source", "ordinal", "seq")}
+        return replace(
+            self, values=values, value_end=value_end, keys=keys, key_end=key_end, **others
+        )
+
     def value_list(self) -> list[bytes]:
         """Return the values one by one; for sinks and tests that need them so."""
         return _split(self.values, self.value_end)
@@ -289,6 +298,16 @@ class RecordBatch(Columns):
     def key_list(self) -> list[bytes]:
         """Return the keys one by one."""
         return _split(self.keys, self.key_end)
+
+
+def _picked(
+    arena: NDArray[np.uint8], end: NDArray[np.int64], rows: NDArray[Any] | slice
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return some of the texts that lie one after another, as such an arena with its ends."""
+    size = np.diff(end, prepend=0)
+    start, size = (end - size)[rows], size[rows]
+    writable = np.require(arena, requirements=["C", "W"])
+    return gather(writable, start, size.astype(np.int32)), np.cumsum(size)
 
 
 def _split(arena: NDArray[np.uint8], end: NDArray[np.int64]) -> list[bytes]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.batches import FrameBatch, PacketBatch, RecordBatch, concat, gather
+from tests.records import ROWS, Row, records_of
 
 
 def frames(bodies: list[bytes], before: int = 7) -> FrameBatch:
@@ -54,6 +55,20 @@ def test_take_selects_rows_over_the_same_arena(bodies: list[bytes], data: st.Dat
     taken = batch.take(np.array(rows, np.int64))
     assert bodies_of(taken) == [bodies[i] for i in rows]
     assert taken.arena is batch.arena
+
+
+@given(st.lists(ROWS, max_size=8), st.data())
+def test_take_selects_records_with_their_texts(rows: list[Row], data: st.DataObject) -> None:
+    """Selected by index or by slice, records are those rows alone, in that order."""
+    batch = records_of("t", rows)
+    chosen = data.draw(st.lists(st.sampled_from(range(len(rows))))) if rows else []
+    for some, which in (
+        (np.array(chosen, np.int64), chosen),
+        (slice(1, None), range(len(rows))[1:]),
+    ):
+        taken, want = batch.take(some), records_of("t", [rows[i] for i in which])
+        for name in ("values", "keys", *RecordBatch.COLUMNS):
+            assert getattr(taken, name).tolist() == getattr(want, name).tolist()
 
 
 def test_pickle_leaves_the_arena_behind() -> None:
