@@ -24,10 +24,29 @@ from flows.steps import shard_name
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from core.batches import FrameBatch, RecordBatch
+    from core.batches import FrameBatch, HeaderBatch, PacketBatch, RecordBatch
     from core.kinds import Kind
     from core.readings import Readings
+    from flows.items import Decoded
     from flows.run import Run
+
+
+def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
+    """Return the step that takes frames out of packets and sends each to its shard.
+
+    Args:
+        run: What the steps share.
+    """
+    dead_letters, shards = _dead_letters(run), run.settings.run.shards
+
+    def step(decoded: Decoded) -> list[tuple[str, Arrivals]]:
+        with STAGE_SECONDS.labels("frame").time():
+            packets = decoded.packets
+            reason, frames = _judged(run, packets, decoded.headers)
+            rejects = records.rejects(packets, reason, dead_letters)
+            return _to_shards(frames, reason, rejects, shards)
+
+    return step
 
 
 def deal(run: Run, kind: Kind) -> Callable[[Readings], Iterable[tuple[str, Arrivals]]]:
@@ -37,43 +56,51 @@ def deal(run: Run, kind: Kind) -> Callable[[Readings], Iterable[tuple[str, Arriv
         run: What the steps share.
         kind: What the topic holds.
     """
-    capture, shards = run.settings.capture, run.settings.run.shards
-    body_bytes_max = run.settings.frame.body_bytes_max
-    by_device = capture.by == "device"
-    dead_letters = topics.TELEMETRY_DLQ if by_device else topics.FLOWS_DLQ
+    dead_letters, shards = _dead_letters(run), run.settings.run.shards
 
-    def judged(rows: Readings) -> tuple[NDArray[np.uint8], FrameBatch]:
+    def again(rows: Readings) -> tuple[NDArray[np.uint8], FrameBatch]:
         """Judge the packets of dead letters again."""
         packets = rows.packets()
-        headers = decode_headers(packets)
-        if by_device:
-            reason, frames = device_frames(packets, headers, capture.port, body_bytes_max)
-        else:
-            reason, frames = host_frames(packets, headers)
+        reason, frames = _judged(run, packets, decode_headers(packets))
         # What is no packet is of no link type that decodes, and keeps the reason it came with.
         reason = np.where(rows.reason == 0, reason, rows.reason)
         return reason, replace(frames, source=rows.source[frames.index - rows.index])
 
     def step(rows: Readings) -> list[tuple[str, Arrivals]]:
         with STAGE_SECONDS.labels("frame").time():
-            reason, frames = judged(rows) if kind.is_of_packets else (rows.reason, rows.frames())
+            reason, frames = again(rows) if kind.is_of_packets else (rows.reason, rows.frames())
             rejects = records.rejects(rows.packets(), reason, dead_letters, rows.source)
-            return to_shards(frames, np.bincount(reason, minlength=REASONS), rejects, shards)
+            return _to_shards(frames, reason, rejects, shards)
 
     return step
 
 
-def to_shards(
-    frames: FrameBatch, counts: NDArray[np.int64], rejects: RecordBatch | None, shards: int
+def _judged(
+    run: Run, packets: PacketBatch, headers: HeaderBatch
+) -> tuple[NDArray[np.uint8], FrameBatch]:
+    """Return why each packet is no frame, 0 where it is one, and the frames."""
+    capture = run.settings.capture
+    if capture.by == "device":
+        return device_frames(packets, headers, capture.port, run.settings.frame.body_bytes_max)
+    return host_frames(packets, headers)
+
+
+def _dead_letters(run: Run) -> str:
+    return topics.TELEMETRY_DLQ if run.settings.capture.by == "device" else topics.FLOWS_DLQ
+
+
+def _to_shards(
+    frames: FrameBatch, reason: NDArray[np.uint8], rejects: RecordBatch | None, shards: int
 ) -> list[tuple[str, Arrivals]]:
     """Send what a batch holds to the shards of its keys.
 
     Args:
         frames: The arrivals in it.
-        counts: `(REASONS,) int64`; its rows by reason.
+        reason: `(n,) uint8`; why each of its rows is no arrival, 0 where it is one.
         rejects: Dead letters of what is malformed in it.
         shards: Number of shards, at least 1.
     """
+    counts = np.bincount(reason, minlength=REASONS)
     parts = dict(split(frames, shards))
     # What is no frame has no key; it is always the first shard's, whoever else is there.
     ours = parts.pop(0) if 0 in parts else frames.take(slice(0, 0))

@@ -24,7 +24,7 @@ from connectors.scores import ScoresSink
 from core.topics import FLOWS
 from flows import steps
 from flows.dam_step import DamStep
-from flows.deal import deal
+from flows.deal import deal, frame
 
 if TYPE_CHECKING:
     from bytewax.inputs import Source
@@ -48,7 +48,7 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     if isinstance(source, CaptureSource):
         packets = op.input("source", flow, source)
         decoded = op.map("decode", packets, steps.decode)
-        arrivals = op.flat_map("frame", decoded, steps.frame(run))
+        arrivals = op.flat_map("frame", decoded, frame(run))
     else:
         held = op.input("source", flow, source)
         arrivals = op.flat_map("deal", held, deal(run, source.kind))

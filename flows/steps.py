@@ -27,14 +27,12 @@ from bytewax.operators import StatefulBatchLogic
 from connectors.clock import monotonic_ns
 from connectors.metrics import STAGE_SECONDS
 from connectors.scores import ScoreBatch
-from core import findings, records, topics
-from core.frame import device_frames, host_frames
+from core import findings, records
 from core.headers import decode_headers
 from core.netflow import FlowTable
-from core.reasons import REASONS
 from core.row_log import RowLog
-from core.shards import shard_of, split
-from flows.items import Arrivals, Decoded, Passage, Scored
+from core.shards import shard_of
+from flows.items import Decoded, Passage, Scored
 from flows.keeper import Journal, Keeper
 from models.features import RowBatch, WindowFeatures
 
@@ -64,33 +62,6 @@ def to_every_shard(run: Run) -> Callable[[Retune], Iterable[tuple[str, Retune]]]
     """Return the step that sends a command to each shard."""
     names = [shard_name(shard) for shard in range(run.settings.run.shards)]
     return lambda command: [(name, command) for name in names]
-
-
-def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
-    """Return the step that takes frames out of packets and sends each to its shard."""
-    capture, shards = run.settings.capture, run.settings.run.shards
-    body_bytes_max = run.settings.frame.body_bytes_max
-    by_device = capture.by == "device"
-    dead_letters = topics.TELEMETRY_DLQ if by_device else topics.FLOWS_DLQ
-    nothing = np.zeros(REASONS, np.int64)
-
-    def step(decoded: Decoded) -> list[tuple[str, Arrivals]]:
-        with STAGE_SECONDS.labels("frame").time():
-            packets, headers = decoded.packets, decoded.headers
-            if by_device:
-                reason, frames = device_frames(packets, headers, capture.port, body_bytes_max)
-            else:
-                reason, frames = host_frames(packets, headers)
-            counts = np.bincount(reason, minlength=REASONS)
-            rejects = records.rejects(packets, reason, dead_letters)
-            parts = dict(split(frames, shards))
-            # What is no frame has no key; it is always the first shard's, whoever else is there.
-            ours = parts.pop(0) if 0 in parts else frames.take(slice(0, 0))
-            first = Arrivals(ours, counts, rejects)
-            others = [(shard, Arrivals(part, nothing, None)) for shard, part in parts.items()]
-            return [(shard_name(shard), each) for shard, each in [(0, first), *others]]
-
-    return step
 
 
 class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
