@@ -4,7 +4,7 @@ Law: `accepted = delivered + dead_lettered + lost`, once nothing waits any more.
 is not booked here but follows from the rest; that of runs before this one is.
 
 Not here: records delivered by this process, which the brokers acknowledge for all parts together
-(`connectors.outbox`).
+(`connectors.tally`).
 """
 
 from __future__ import annotations

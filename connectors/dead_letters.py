@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from core.sections import KafkaSettings
 
 REASONS_MAX = 100
-"""Reasons counted by name; there are seventeen, but anybody can write to a topic."""
+"""Reasons counted by name; there are few, but anybody can write to a topic."""
 HEAD_BYTES = 64
 """Of a packet or a value, shown."""
-_KEY_BYTES = 256
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):

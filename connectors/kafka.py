@@ -23,11 +23,10 @@ from bytewax.outputs import StatefulSinkPartition
 from connectors.account import Account, Counts
 from connectors.clock import monotonic_ns
 from connectors.kafka_client import producer_properties
-from connectors.kafka_topics import batch_bytes, ensure
+from connectors.kafka_topics import batch_bytes, encode, ensure, message_bytes
 from connectors.outbox import Outbox
 from connectors.shard_sink import ShardSink
 from core.batches import RecordBatch
-from core.outgoing import json_messages
 from core.topics import TOPICS
 
 if TYPE_CHECKING:
@@ -185,15 +184,8 @@ class KafkaSink(ShardSink[KafkaState]):
         return KafkaPart(self, for_part, resume_state)
 
     def encode(self, batch: RecordBatch) -> Outgoing:
-        """Return records as messages, the same whenever it is called."""
-        if self.settings.format == "json":
-            return json_messages(batch, self.settings.headers)
-        from core.arrow_out import arrow_messages
-
-        layout = self.layouts[batch.topic]
-        return arrow_messages(
-            batch, self.settings.headers, layout.partitions, self._message_bytes_max(layout)
-        )
+        """Return records as messages; see `connectors.kafka_topics.encode`."""
+        return encode(self.settings, self.layouts[batch.topic], batch)
 
     def outbox(self, part: str) -> Outbox:
         """Return the outbox, open, for a part that is to be released."""
@@ -231,7 +223,8 @@ class KafkaSink(ShardSink[KafkaState]):
             settings=self.settings,
             encode=self.encode,
             letter_bytes_max={
-                topic: self._message_bytes_max(layout) for topic, layout in self.layouts.items()
+                topic: message_bytes(self.settings, layout)
+                for topic, layout in self.layouts.items()
             },
             recovers=self.recovers,
             pressure=self._pressure,
@@ -239,8 +232,3 @@ class KafkaSink(ShardSink[KafkaState]):
             on_lost=self._on_lost,
             on_counts=self.on_counts,
         )
-
-    def _message_bytes_max(self, layout: Layout) -> int:
-        """Return the largest message that a topic takes from us."""
-        ours = self.settings.message_bytes_max
-        return min(ours, layout.message_bytes_max or ours)

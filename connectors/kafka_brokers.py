@@ -28,7 +28,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, tho
 )
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import Trouble, connect, properties, refused, settled, topic_name
+from connectors.kafka_client import Trouble, built, connect, properties, settled, topic_name
 from core.errors import RunError
 from core.plain import plain
 from core.topics import TOPICS
@@ -104,10 +104,7 @@ class Brokers:
         self._failure, self._cure = failure, cure
         config = properties(settings, servers)
         self._trouble: Trouble = config["error_cb"]
-        try:
-            self._client = AdminClient(config)
-        except KafkaException as error:
-            raise refused(error, config) from None
+        self._client = built(AdminClient, config)
         self._known: dict[str, TopicMetadata] = {}
         answer = connect(self._client, config, settings.connect_s, failure=failure, cure=cure)
         self._known = answer.topics

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CURE = "start one, or name another --sink"
-"""What a user may do when no broker answers a sink."""
+CURE = "start one, or name another"
+"""What a user may do when no broker answers."""
+SINK_CURE = CURE + " --sink"
+"""The same, of the sink of a run."""
 
 _SLICE_S = 0.5
 """Longest wait inside librdkafka, where signals are not heard."""
@@ -206,16 +208,29 @@ def check(settings: KafkaSettings) -> None:
     _check_topics(settings.topics)
     producer = producer_properties(settings, "")
     consumer = consumer_properties(settings, "", "penstock")
+    built(Producer, producer)
+    built(Consumer, consumer).close()
+
+
+def built(kind: Callable[[dict[str, Any]], T], config: Mapping[str, Any]) -> T:
+    """Return a client.
+
+    Args:
+        kind: What it is to be.
+        config: What `properties` returned, extended.
+
+    Raises:
+        SettingError: librdkafka refuses the properties.
+    """
     try:
-        Producer(producer)
-        Consumer(consumer).close()
+        return kind(dict(config))
     except KafkaException as error:
-        raise refused(error, producer) from None  # the traceback would hold what librdkafka quotes
+        raise _refused(error, config) from None  # the traceback would hold what librdkafka quotes
 
 
-def refused(error: KafkaException, config: Mapping[str, Any]) -> SettingError:
+def _refused(error: KafkaException, config: Mapping[str, Any]) -> SettingError:
     """Return why librdkafka builds no client with these properties, in one line."""
-    text = config["error_cb"].text(error.args[0])
+    text = config["logger"].text(error.args[0])
     text = re.sub("Failed to create (?:producer|consumer): ", "", text)
     named = re.search(r'property:? "([^"]+)"', text)
     at = f'kafka.options."{named[1]}"' if named else "kafka.options"
@@ -241,7 +256,7 @@ def connect(
     connect_s: float,
     *,
     failure: type[RunError] = SinkError,
-    cure: str = CURE,
+    cure: str = SINK_CURE,
 ) -> ClusterMetadata:
     """Wait for the first answer of a broker.
 

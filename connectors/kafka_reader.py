@@ -19,15 +19,12 @@ from typing import TYPE_CHECKING
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import Trouble, connect, consumer_properties, refused, settled
+from connectors.kafka_client import CURE, Trouble, built, connect, consumer_properties, settled
 from core.errors import SourceError, UsageError
 from core.plain import plain
 
 if TYPE_CHECKING:
     from core.sections import KafkaSettings
-
-CURE = "start one, or name another"
-"""What a user may do when no broker answers."""
 
 _MESSAGES = 100
 """Most messages taken at a time; each may have `kafka.message_bytes_max` and more."""
@@ -53,10 +50,7 @@ class TopicReader:
         self._settings, self._servers, self._name = settings, servers, name
         config = consumer_properties(settings, servers, "penstock")
         self._trouble: Trouble = config["error_cb"]
-        try:
-            self._consumer = Consumer(config)
-        except KafkaException as error:
-            raise refused(error, config) from None
+        self._consumer = built(Consumer, config)
         try:
             answer = connect(
                 self._consumer, config, settings.connect_s, failure=SourceError, cure=CURE
@@ -90,8 +84,7 @@ class TopicReader:
                 if messages:
                     heard_ns = monotonic_ns()
                 elif monotonic_ns() - heard_ns > self._settings.connect_s * 1_000_000_000:
-                    late = KafkaError(KafkaError._TIMED_OUT, "no answer")
-                    raise self._failed(self._trouble.cause(late), self._trouble.cure(CURE))
+                    raise self._failed(self._trouble.cause("no answer"), self._trouble.cure(CURE))
                 for message in messages:
                     if self._is_record(message, left):
                         yield message
@@ -105,11 +98,7 @@ class TopicReader:
         for number in self._partitions:
             part = TopicPartition(self._name, number)
             try:
-                low, high = settled(
-                    self._consumer,
-                    wait_s,
-                    partial(marks, part, wait_s),
-                )
+                low, high = settled(self._consumer, wait_s, partial(marks, part, wait_s))
             except KafkaException as error:
                 self._consumer.poll(0)  # which calls `_trouble`
                 why = self._trouble.cause(error.args[0])

@@ -5,6 +5,7 @@ Laws:
 1. A topic that is there already is never changed: whoever owns the brokers decides. What differs
    from `core.topics` is said.
 2. What the brokers do not let us see is `None`, never 0.
+3. Messages are made to fit the topic they are for, whoever sends them.
 
 Not here: what the topics are (`core.topics`), and how the brokers are asked
 (`connectors.kafka_brokers`).
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from connectors.kafka_brokers import TIMESTAMPS, Brokers, Layout
-from connectors.kafka_client import CURE, canonical_name, topic_name
+from connectors.kafka_client import CURE, SINK_CURE, canonical_name, topic_name
 from core.errors import SinkError, SourceError, UsageError
 from core.plain import plain
 from core.topics import (
@@ -34,6 +35,8 @@ from core.topics import (
 )
 
 if TYPE_CHECKING:
+    from core.batches import RecordBatch
+    from core.outgoing import Outgoing
     from core.sections import KafkaSettings
 
 KEYS = {
@@ -45,8 +48,6 @@ KEYS = {
     FINDINGS_DLQ: "reason",
 }
 """What the keys of each topic are."""
-
-_CURE = "start one, or name another"
 
 
 class Described(Layout, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ def ensure(
     Raises:
         SinkError: No broker answers; or a topic is missing, and is not or cannot be created.
     """
-    brokers = Brokers(settings, servers, SinkError, CURE)
+    brokers = Brokers(settings, servers, SinkError, SINK_CURE)
     topics = list(topics)
     missing = [topic for topic in topics if not brokers.layout(topic).partitions]
     if missing and not settings.create_topics:
@@ -136,6 +137,30 @@ def batch_bytes(settings: KafkaSettings, layouts: Mapping[str, Layout]) -> int:
     return min([settings.batch_bytes, *limits])
 
 
+def message_bytes(settings: KafkaSettings, layout: Layout) -> int:
+    """Return the largest message that a topic takes from us, bytes."""
+    return min(settings.message_bytes_max, layout.message_bytes_max or settings.message_bytes_max)
+
+
+def encode(settings: KafkaSettings, layout: Layout, batch: RecordBatch) -> Outgoing:
+    """Return records as messages of the format that is set, the same whenever it is called.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        layout: How the brokers have the topic of the records.
+        batch: The records.
+    """
+    # Both hold kernels, which whoever only asks about topics need not wait for.
+    if settings.format == "json":
+        from core.outgoing import json_messages
+
+        return json_messages(batch, settings.headers)
+    from core.arrow_out import arrow_messages
+
+    largest = message_bytes(settings, layout)
+    return arrow_messages(batch, settings.headers, layout.partitions, largest)
+
+
 def create(settings: KafkaSettings, servers: str) -> list[Created]:
     """Create every topic of Penstock that is missing.
 
@@ -149,7 +174,7 @@ def create(settings: KafkaSettings, servers: str) -> list[Created]:
     Raises:
         SinkError: No broker answers, or a topic cannot be created.
     """
-    brokers = Brokers(settings, servers, SinkError, _CURE)
+    brokers = Brokers(settings, servers, SinkError, CURE)
     made = brokers.create([topic for topic in TOPICS if not brokers.layout(topic).partitions])
     return [
         Created(
@@ -176,7 +201,7 @@ def describe(settings: KafkaSettings, servers: str, topic: str | None = None) ->
         UsageError: There is no topic of that name.
         SourceError: No broker answers.
     """
-    brokers = Brokers(settings, servers, SourceError, _CURE)
+    brokers = Brokers(settings, servers, SourceError, CURE)
     topic = None if topic is None else canonical_name(settings, topic)
     if topic is not None and not brokers.layout(topic).partitions:
         name = topic_name(settings, topic)

@@ -8,7 +8,7 @@ Laws:
 3. What librdkafka calls while it serves reports only notes down what it is told. An exception there
    would leave reports unserved.
 
-Not here: what becomes of a message that failed (`connectors.outbox`).
+Not here: what becomes of a message that failed (`connectors.returns`).
 
 Source: librdkafka 2.16, INTRODUCTION.md; confluent-kafka 2.16, `Producer`: a fatal error is raised
 by `poll` and `flush`.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectors.kafka_client import refused
+from connectors.kafka_client import built
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -84,10 +84,7 @@ class Lane:
     def __init__(
         self, config: Mapping[str, Any], on_moved: Callable[[Load], None] = lambda _: None
     ) -> None:
-        try:
-            self.producer = Producer(dict(config))
-        except KafkaException as error:
-            raise refused(error, config) from None
+        self.producer = built(Producer, config)
         self.backlog: deque[Load] = deque()
         self._on_moved = on_moved
         self.fatal: KafkaError | None = None

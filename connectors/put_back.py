@@ -26,8 +26,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connectors import kafka_topics
 from connectors.dead_letters import checked
-from connectors.kafka_client import Trouble, connect, producer_properties, refused, topic_name
-from connectors.kafka_reader import CURE, TopicReader
+from connectors.kafka_client import CURE, Trouble, built, connect, producer_properties, topic_name
+from connectors.kafka_reader import TopicReader
 from core.dead_letter import Malformed, letter, records, why_not
 from core.errors import SinkError
 from core.topics import TOPICS
@@ -151,10 +151,7 @@ class _Back:
         meant = [t.name for t in TOPICS.values() if t.dead_letters == dead_letters]
         self._layouts = kafka_topics.ensure(settings, servers, meant, notify)
         config["batch.size"] = kafka_topics.batch_bytes(settings, self._layouts)
-        try:
-            self._producer = Producer(config)
-        except KafkaException as error:
-            raise refused(error, config) from None
+        self._producer = built(Producer, config)
         connect(self._producer, config, settings.connect_s, failure=SinkError, cure=CURE)
 
     def put(self, letters: list[Undeliverable]) -> None:
@@ -187,16 +184,9 @@ class _Back:
     def _outgoing(self, letters: list[Undeliverable]) -> Outgoing:
         """Return records as the sink would send them."""
         batch = records(letters)
-        if self._settings.format == "arrow":
-            from core.arrow_out import arrow_messages
-
-            layout, ours = self._layouts[batch.topic], self._settings.message_bytes_max
-            limit = min(ours, layout.message_bytes_max or ours)
-            return arrow_messages(batch, self._settings.headers, layout.partitions, limit)
-        from core.outgoing import json_messages
-
-        out = json_messages(batch, self._settings.headers)
-        out.keys = [each.key_bytes for each in letters]
+        out = kafka_topics.encode(self._settings, self._layouts[batch.topic], batch)
+        if self._settings.format == "json":
+            out.keys = [each.key_bytes for each in letters]  # of which one may be none
         return out
 
     def _report(self, topic: str, rows: int, error: KafkaError | None, message: Message) -> None:

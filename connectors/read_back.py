@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import canonical_name, consumer_properties
+from connectors.kafka_client import built, canonical_name, consumer_properties
 from core.errors import SinkError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ReadBack:
         self._topics = {name: canonical_name(settings, name) for name in partitions}
         self.records: Counter[str] = Counter()
         config = consumer_properties(settings, servers, "penstock-embedded")
-        self._consumer = Consumer(config | _SWIFT)
+        self._consumer = built(Consumer, config | _SWIFT)
         self._next = {(name, n): 0 for name, count in partitions.items() for n in range(count)}
 
     def read(self) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import Trouble, consumer_properties, refused
+from connectors.kafka_client import Trouble, built, consumer_properties
 from connectors.topic_survey import GROUP, full, unreadable
 from core.errors import SourceError
 from core.values import Messages, named_packet, place_source
@@ -92,10 +92,7 @@ class Feed:
         config = _DEFAULTS | config | {"auto.offset.reset": "error"}
         self._trouble: Trouble = config["error_cb"]
         self._is_deleted = False
-        try:
-            self._consumer = Consumer(config | {"error_cb": self._complaint})
-        except KafkaException as error:
-            raise refused(error, config) from None
+        self._consumer = built(Consumer, config | {"error_cb": self._complaint})
         self._open = {p for p, end in enumerate(self._ends) if self._next[p] < end}
         self._consumer.assign([self._part(p, self._next[p]) for p in sorted(self._open)])
 
@@ -241,11 +238,10 @@ class Feed:
         if self._is_deleted:
             raise deleted(self._address)
         if self._silent_ns > self._patience_ns:
-            late = KafkaError(KafkaError._TIMED_OUT, "no answer")
+            why, cure = self._trouble.cause("no answer"), self._trouble.cure("see to the brokers")
             raise SourceError(
                 f"{full(self._address)}: nothing came for {self._patience_ns // _SECOND_NS} s "
-                f"({self._trouble.cause(late)}); {self._trouble.cure('see to the brokers')}; "
-                "with --recovery the same command goes on there"
+                f"({why}); {cure}; with --recovery the same command goes on there"
             )
 
 

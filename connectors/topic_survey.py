@@ -32,13 +32,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, tho
 )
 
 from connectors.clock import monotonic_ns
-from connectors.kafka_client import CURE as SINK_CURE
 from connectors.kafka_client import (
+    CURE,
+    SINK_CURE,
     Trouble,
+    built,
     connect,
     consumer_properties,
     properties,
-    refused,
     settled,
 )
 from core.errors import RunError, SinkError, SourceError
@@ -47,8 +48,6 @@ from core.kafka_address import SCHEME, KafkaAddress
 if TYPE_CHECKING:
     from core.sections import KafkaSettings
 
-CURE = "start one, or name another"
-"""What a user may do when no broker answers."""
 GROUP = "penstock-replay"
 """Of consumers, which librdkafka asks for and the brokers never see."""
 
@@ -179,10 +178,7 @@ class Survey:
             SourceError: The brokers do not send one.
         """
         config = consumer_properties(self._settings, self.address.servers, GROUP)
-        try:
-            consumer = Consumer(config)
-        except KafkaException as error:
-            raise refused(error, config) from None
+        consumer = built(Consumer, config)
         left = {p for p, (low, high) in enumerate(zip(*self.extent(), strict=True)) if low < high}
         consumer.assign([TopicPartition(self.address.topic, p, 0) for p in left])
         end_ns = monotonic_ns() + self._settings.connect_s * _SECOND_NS
@@ -231,10 +227,7 @@ def _asked(
 ) -> tuple[AdminClient, Trouble, Any]:
     """Return a client that was answered, what it complains of, and the answer."""
     config = properties(settings, servers)
-    try:
-        client = AdminClient(config)
-    except KafkaException as error:
-        raise refused(error, config) from None
+    client = built(AdminClient, config)
     answer = connect(client, config, settings.connect_s, failure=failure, cure=cure)
     return client, config["error_cb"], answer
 

@@ -9,7 +9,7 @@ Laws:
 3. What is not whole is not put back, and neither is what was meant for somewhere else.
 
 Not here: how letters are written (`core.records.rejects`, `core.undeliverable`); how malformed
-packets are read again (`core.readings`).
+packets are read again (`core.letters_in`).
 
 Source: docs/schemas, the topics whose names end in `.dlq`.
 """

@@ -13,8 +13,8 @@ Laws:
 Dead-letter topics hold malformed packets too (`core.records.rejects`). The two kinds have no reason
 in common, and only this one has a `topic`.
 
-Not here: what is refused and when (`connectors.outbox`); reading dead letters
-(`connectors.dead_letters`).
+Not here: what is refused and when (`connectors.returns`); reading dead letters
+(`core.dead_letter`).
 
 Source: RFC 8259; RFC 4648 §4.
 """
