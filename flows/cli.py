@@ -1,4 +1,4 @@
-"""The command line: `penstock replay | simulate | config | --version`.
+"""The command line: `penstock replay | simulate | config | topics | dlq | --version`.
 
 Laws:
 
