@@ -28,6 +28,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from connectors.capture_files import Listing, list_captures
 from connectors.capture_reader import Mark, Reader
 from connectors.clock import monotonic_ns
+from connectors.engine_store import START_OVER
 from connectors.pressure import Pressure
 from core.errors import PenstockError, SourceError, UsageError
 from core.pace import Pace
@@ -127,9 +128,8 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
 
     def _check_resume(self, listing: Listing, position: Position) -> None:
         """Refuse to go on in anything but the files and settings the snapshot was taken with."""
-        cure = "give another --recovery folder, or remove this one to start over"
         if position.digest != self.digest:
-            raise SourceError(f"the recovery folder was written with other settings; {cure}")
+            raise SourceError(f"the recovery folder was written with other settings; {START_OVER}")
         files = _identities(listing)
         if files == position.files:
             return
@@ -138,13 +138,13 @@ class CaptureSource(FixedPartitionedSource["PacketBatch", Position]):
             if now.get(path) != fingerprint:
                 what = "has changed" if path in now else "is missing or unreadable"
                 raise SourceError(
-                    f"{plain(path)}: {what} since the recovery folder was written; {cure}"
+                    f"{plain(path)}: {what} since the recovery folder was written; {START_OVER}"
                 )
         # All are there: one was added, or is named more or less often than it was.
         more = Counter(path for path, _ in files)
         more.subtract(path for path, _ in position.files)
         path = min(path for path, count in more.items() if count)
-        raise SourceError(f"{plain(path)}: is not part of the recovered replay; {cure}")
+        raise SourceError(f"{plain(path)}: is not part of the recovered replay; {START_OVER}")
 
 
 def _identities(listing: Listing) -> tuple[tuple[str, tuple[int, int, int]], ...]:

@@ -31,6 +31,20 @@ from core.errors import SourceError
 if TYPE_CHECKING:
     from pathlib import Path
 
+START_OVER = "give another --recovery folder, or remove this one to start over"
+"""What a user may do about a folder that cannot be resumed from."""
+
+
+def unsound(folder: Path, why: str) -> SourceError:
+    """Return the error of a recovery folder that was damaged.
+
+    Args:
+        folder: The folder.
+        why: What is wrong with it; line breaks become spaces.
+    """
+    said = " ".join(why.split())
+    return SourceError(f"{folder}: not a sound recovery folder ({said}); {START_OVER}")
+
 
 def claim_store(folder: Path) -> Callable[[], None]:
     """Claim a recovery folder, and remove what was not committed.

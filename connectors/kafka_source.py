@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from bytewax.inputs import FixedPartitionedSource
 
 from connectors.capture import PART
+from connectors.engine_store import START_OVER
 from connectors.kafka_client import canonical_name, topic_name
 from connectors.pressure import Pressure
 from connectors.topic_feed import Feed, gone
@@ -184,18 +185,17 @@ class TopicSource(FixedPartitionedSource[Readings, TopicPosition]):
 
     def _check_resume(self, survey: Survey, position: object) -> None:
         """Refuse to go on in anything but the topic and settings the snapshot was taken with."""
-        cure = "give another --recovery folder, or remove this one to start over"
         if not isinstance(position, TopicPosition) or position.digest != self._digest:
-            raise SourceError(f"the recovery folder was written with other settings; {cure}")
+            raise SourceError(f"the recovery folder was written with other settings; {START_OVER}")
         if (position.cluster, position.topic) != (survey.cluster, survey.address.topic):
             raise SourceError(
                 f"{self.name}: the recovery folder is of topic {plain(position.topic)} of "
-                f"cluster {plain(position.cluster)}; {cure}"
+                f"cluster {plain(position.cluster)}; {START_OVER}"
             )
         if position.topic_id != survey.topic_id or len(position.ends) > survey.partitions:
             raise SourceError(
                 f"{self.name}: is another topic of the same name since the recovery folder was "
-                f"written; {cure}"
+                f"written; {START_OVER}"
             )
 
     def _check_there(

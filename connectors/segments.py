@@ -37,7 +37,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from connectors.claim import explained, sync
-from core.errors import SinkError, SourceError
+from connectors.engine_store import unsound
+from core.errors import SinkError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,13 +118,15 @@ class SegmentLog:
                 with path.open("rb") as file:
                     whole = file.read(extent.size)
             except OSError as error:
-                raise self.unsound(f"{path.name}: {os.strerror(error.errno or 0)}") from error
+                raise unsound(
+                    self._store, f"{path.name}: {os.strerror(error.errno or 0)}"
+                ) from error
             at = len(MAGIC) + _DIGEST
             before = whole[len(MAGIC) : at]
             if len(whole) != extent.size or whole[: len(MAGIC)] != MAGIC:
-                raise self.unsound(f"{path.name} is cut short or no file of segments")
+                raise unsound(self._store, f"{path.name} is cut short or no file of segments")
             if version and (before != digest or extent.first != version + 1):
-                raise self.unsound(f"{path.name} does not follow the file before it")
+                raise unsound(self._store, f"{path.name} does not follow the file before it")
             digest, version = before, extent.first - 1
             while at < extent.size:
                 record, digest = self._record(whole, at, version + 1, digest, path)
@@ -131,7 +134,7 @@ class SegmentLog:
                 at += _HEAD.size + _DIGEST + len(record)
                 yield version, record
         if self._mark.files and (version, digest) != (self._mark.version, self._mark.digest):
-            raise self.unsound(f"{self._prefix} is of another history")
+            raise unsound(self._store, f"{self._prefix} is of another history")
 
     def append(self, version: int, record: bytes) -> int:
         """Write a record, and wait until it is on disk.
@@ -196,13 +199,6 @@ class SegmentLog:
                 self._path(extent).unlink(missing_ok=True)
         return self._mark
 
-    def unsound(self, why: str) -> SourceError:
-        """Return the error of a store that cannot be resumed from."""
-        return SourceError(
-            f"{self._store}: not a sound recovery folder ({why}); give another --recovery folder, "
-            "or remove this one to start over"
-        )
-
     def _path(self, extent: Extent) -> Path:
         return self._folder / f"{self._prefix}-{extent.number:08d}.log"
 
@@ -218,7 +214,7 @@ class SegmentLog:
             digest = _digest(before, head, record)
             if (number, len(record), whole[body - _DIGEST : body]) == (version, size, digest):
                 return record, digest
-        raise self.unsound(f"{path.name} is damaged at byte {at}")
+        raise unsound(self._store, f"{path.name} is damaged at byte {at}")
 
     def _begin(self, version: int) -> None:
         """Begin a file; the first time, remove what no mark names any more."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from connectors.clock import monotonic_ns
+from connectors.engine_store import START_OVER, unsound
 from connectors.metrics import STAGE_SECONDS
 from connectors.segments import Mark, SegmentLog
 from core.errors import SourceError
@@ -37,8 +38,8 @@ INLINE_BYTES_MAX = 256 << 10
 STATE = "state"
 """Log of a small part that is not so small."""
 
-_PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError)
-_CURE = "give another --recovery folder, or remove this one to start over"
+PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError)
+"""What comes of a pickle that is damaged; see `pickle`."""
 
 
 class Journal(Protocol):
@@ -115,11 +116,13 @@ class Keeper:
             SourceError: It cannot be resumed from.
         """
         if not isinstance(saved, bytes) or not saved.startswith(MAGIC):
-            raise SourceError(f"{self._store}: written by another version of Penstock; {_CURE}")
+            raise SourceError(
+                f"{self._store}: written by another version of Penstock; {START_OVER}"
+            )
         with self._readable():
             found = msgspec.msgpack.decode(saved[len(MAGIC) :], type=Saved)
             if found.digest != self._digest:
-                raise SourceError(f"the recovery folder was written with other settings; {_CURE}")
+                raise SourceError(f"{self._store}: written with other settings; {START_OVER}")
             self.shard = found.shard
             for name, mark in found.logs.items():
                 self._logs[name] = self._log(name, mark)
@@ -196,8 +199,5 @@ class Keeper:
         """Turn what is wrong with a store into one line."""
         try:
             yield
-        except (msgspec.DecodeError, *_PICKLE_ERRORS, ValueError, KeyError) as error:
-            why = " ".join(str(error).split())
-            raise SourceError(f"{self._store}: not a sound recovery folder ({why}); {_CURE}") from (
-                error
-            )
+        except (msgspec.DecodeError, *PICKLE_ERRORS, ValueError, KeyError) as error:
+            raise unsound(self._store, str(error)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,12 +21,13 @@ from bytewax.recovery import (
 
 from connectors.capture import PAGE
 from connectors.clock import monotonic_ns
-from connectors.engine_store import claim_store
+from connectors.engine_store import claim_store, unsound
 from connectors.metrics import publish, serve
 from connectors.scores import ScoresFile
 from connectors.signals import stop_on_signals
 from core.errors import PenstockError, RunError, SourceError
 from flows.ingest import build
+from flows.keeper import PICKLE_ERRORS
 from flows.run import Run
 from flows.summary import Summary, summarise
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.1
 _STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
-_PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError)
-"""What the engine lets through when a snapshot in the store is damaged; see `pickle`."""
 
 Progress = Callable[[int, int, int], None]
 """Called now and then with bytes of the files consumed, bytes in all, and packets read."""
@@ -133,17 +131,13 @@ def _execute(flow: Dataflow, epoch_s: float, recovery: RecoveryConfig | None) ->
         if known is None and "Sqlite" in str(error):
             known = _damaged(recovery, error)
         raise known or _unforeseen(error) from error
-    except _PICKLE_ERRORS as error:
+    except PICKLE_ERRORS as error:  # which the engine lets through
         known = _unforeseen(error) if recovery is None else _damaged(recovery, error)
         raise known from error
 
 
 def _damaged(recovery: RecoveryConfig | None, error: Exception) -> SourceError:
-    folder = recovery.db_dir if recovery is not None else "recovery"
-    return SourceError(
-        f"{folder}: not a sound recovery folder ({' '.join(str(error).split())}); give another "
-        "--recovery folder, or remove this one to start over"
-    )
+    return unsound(Path(recovery.db_dir if recovery is not None else "recovery"), str(error))
 
 
 def cause(error: BaseException) -> PenstockError | None:
