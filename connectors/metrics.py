@@ -41,6 +41,11 @@ _COUNTERS = {  # ledger name → metric, help
     "rows_warming": ("penstock_rows_warming", "Feature rows seen while the model was warming."),
     "findings": ("penstock_findings", "Findings written."),
     "findings_suppressed": ("penstock_findings_suppressed", "Findings over the limit a window."),
+    "snapshot_holds": ("penstock_snapshot_holds", "Times the source waited for a snapshot."),
+    "snapshots_over_bound": (
+        "penstock_snapshots_over_bound",
+        "Snapshots of a worker larger than an epoch is meant to have.",
+    ),
 }
 _LABELLED = {  # prefix of ledger names → metric, label, help
     "ignored": ("penstock_packets_ignored", "reason", "Healthy packets that are no frames."),
@@ -67,11 +72,12 @@ _GAUGES = {
     "rate_hz": ("penstock_rate_limit", "Frames per second the dam passes."),
     "keys": ("penstock_keys", "Devices or hosts remembered."),
     "flows": ("penstock_flows", "Network flows followed."),
-    "producer_queue": ("penstock_producer_queue", "Records that wait for the brokers."),
+    "producer_queue": ("penstock_producer_queue", "Messages that wait for the brokers."),
     "producer_queue_max": (
         "penstock_producer_queue_max",
-        "Records that may wait before the source pauses.",
+        "Messages that may wait before the source pauses.",
     ),
+    "snapshot_bytes": ("penstock_snapshot_bytes", "Bytes of the last snapshot, all workers."),
     "backlog": ("penstock_sink_backlog", "Records beyond that, which wait for room."),
 }
 

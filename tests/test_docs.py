@@ -73,10 +73,10 @@ def _reasons(which: str) -> list[Row]:
 def _metrics(kind: str) -> list[Row]:
     registry = CollectorRegistry()
     ledger = Ledger()
-    labelled = ("ignored.a", "malformed.a", "dropped.a", "delivered.a", "unscored.a")
-    ledger.write("page", dict.fromkeys(labelled, 1))
+    ledger.write("page", {f"{prefix}.a": 1 for prefix in metrics._LABELLED})
     metrics.publish(ledger, registry)
-    families = [*registry.collect(), *metrics.STAGE_SECONDS.collect()]
+    timings = (metrics.STAGE_SECONDS, metrics.FLUSH_SECONDS)
+    families = [*registry.collect(), *(each for of in timings for each in of.collect())]
     rows: list[Row] = [("metric", "labels", "meaning")]
     for family in families:
         if family.type == kind:
