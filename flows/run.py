@@ -148,38 +148,8 @@ class Run:
     def sink(self) -> DiscardSink | FilesSink | KafkaSink:
         """Return the sink that the settings name, after seeing that it can be written to."""
         run, files = self.settings.run, self.settings.files
-        if is_kafka(run.sink):
-            from connectors.kafka import KafkaSink
-
-            self._delivery = KafkaSink(
-                servers=parse(run.sink, topic=False).servers,
-                settings=self.settings.kafka,
-                parts=run.shards,
-                recovers=self.recovers,
-                pressure=self.pressure,
-                stopping=self.stopping,
-                notify=self.notify,
-                on_lost=self.give_up,
-                on_counts=self.ledger.write,
-                topics=self.topics,
-                on_flush=FLUSH_SECONDS.observe,
-            )
-            self._delivery.check()
-            return self._delivery
-        if run.sink == "embedded":
-            from connectors.embedded import EmbeddedSink
-
-            self._delivery = EmbeddedSink(
-                settings=self.settings.kafka,
-                parts=run.shards,
-                pressure=self.pressure,
-                stopping=self.stopping,
-                notify=self.notify,
-                on_lost=self.give_up,
-                on_counts=self.ledger.write,
-                topics=self.topics,
-                on_record=self.on_record,
-            )
+        if is_kafka(run.sink) or run.sink == "embedded":
+            self._delivery = self._kafka_sink()
             self._delivery.check()
             return self._delivery
         if run.sink_folder is None:
@@ -195,6 +165,28 @@ class Run:
         )
         sink.check()
         return sink
+
+    def _kafka_sink(self) -> KafkaSink:
+        """Return the sink of brokers, elsewhere or in this process."""
+        run = self.settings.run
+        shared: dict[str, Any] = {
+            "settings": self.settings.kafka,
+            "parts": run.shards,
+            "pressure": self.pressure,
+            "stopping": self.stopping,
+            "notify": self.notify,
+            "on_lost": self.give_up,
+            "on_counts": self.ledger.write,
+            "topics": self.topics,
+        }
+        if run.sink == "embedded":
+            from connectors.embedded import EmbeddedSink
+
+            return EmbeddedSink(on_record=self.on_record, **shared)
+        from connectors.kafka import KafkaSink
+
+        servers, flushed = parse(run.sink, topic=False).servers, FLUSH_SECONDS.observe
+        return KafkaSink(servers=servers, recovers=self.recovers, on_flush=flushed, **shared)
 
     def verify(self) -> None:
         """Read back what the embedded broker still holds unread, when the engine is done.
