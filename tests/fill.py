@@ -9,15 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
-    AdminClient,
-    NewTopic,
-)
+from confluent_kafka.admin import AdminClient
 
 from core.arrow_out import arrow_messages
 from core.batches import RecordBatch
 from core.outgoing import Outgoing, Which, json_messages
-from tests.kafka.topics import PATIENCE_S, options
+from tests.kafka.topics import PATIENCE_S, create, options
 
 GLANCE_S = 0.05
 MESSAGE_BYTES_MAX = 20_000
@@ -26,10 +23,8 @@ MESSAGE_BYTES_MAX = 20_000
 
 def made(servers: str, name: str, partitions: int = 1, **settings: str) -> str:
     """Make a topic that keeps its records; return its name."""
-    config = {"retention.ms": "-1"} | {k.replace("_", "."): v for k, v in settings.items()}
+    create(servers, name, partitions=partitions, **({"retention_ms": "-1"} | settings))
     admin = AdminClient(options(servers))
-    (future,) = admin.create_topics([NewTopic(name, partitions, 1, config=config)]).values()
-    future.result(timeout=PATIENCE_S)
     for _ in range(int(PATIENCE_S / GLANCE_S)):
         # Made is not yet known to all: a broker tells of it a little later.
         found = admin.list_topics(timeout=PATIENCE_S).topics.get(name)

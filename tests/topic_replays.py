@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +19,6 @@ from core.errors import PenstockError
 from core.readings import Readings
 from core.topics import TELEMETRY
 from tests.frames import SECOND_NS, frame_batch
-
-if TYPE_CHECKING:
-    pass
 
 START_NS = 1_767_225_600 * SECOND_NS
 ROWS = 3_000

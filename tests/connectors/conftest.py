@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
+from core.sections import KafkaSettings
 from tests.conftest import Kafka
 from tests.fill import made
+from tests.kafka.renamed import renamed
 from tests.kafka.topics import delete
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.fixture
@@ -29,3 +27,10 @@ def topics(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[Callable[..
     yield make
     if begun:
         delete(kafka.servers, *begun)
+
+
+@pytest.fixture
+def settings(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[KafkaSettings]:
+    """Yield settings under which the topics are this test's own."""
+    with renamed(kafka.servers, request.node.nodeid) as found:
+        yield found

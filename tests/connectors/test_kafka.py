@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ from core.sections import KafkaSettings
 from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
 from tests.conftest import Kafka
 from tests.kafka import topics
-from tests.kafka.renamed import renamed
 from tests.outboxes import NOWHERE, readings, rows
 from tests.records import Row, records_of
 
@@ -63,13 +62,6 @@ class Made:
         total = self.ledger.total()
         kinds = ("accepted", "delivered", "dead_lettered", "lost")
         return {kind: n for kind in kinds if (n := total[f"{kind}.{topic}"])}
-
-
-@pytest.fixture
-def settings(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[KafkaSettings]:
-    """Settings under which the topics are this test's own."""
-    with renamed(kafka.servers, request.node.nodeid) as found:
-        yield found
 
 
 def changed(settings: KafkaSettings, **changes: object) -> KafkaSettings:
@@ -233,7 +225,7 @@ def test_an_outage_is_an_error_and_the_next_run_goes_on(
 ) -> None:
     """When brokers stay away for too long the run ends, and the same run later delivers all."""
     broker = own_broker()
-    settings = KafkaSettings(delivery_s=2)
+    settings = KafkaSettings(delivery_s=5)
     made = Made(broker.servers, settings, parts=2, recovers=True)
     made.sink.check()
     at = 0
@@ -266,7 +258,7 @@ def test_an_outage_is_an_error_and_the_next_run_goes_on(
     assert made.lost == []
     assert "lost" not in made.counts()
     broker.start()
-    made = Made(broker.servers, settings, parts=2, recovers=True)
+    made = Made(broker.servers, KafkaSettings(), parts=2, recovers=True)
     replay(Replay(8), made, store(tmp_path / "state"))
     assert made.counts() == {"accepted": 80, "delivered": 80}
     assert set(numbers(broker.servers, TELEMETRY)) == set(range(80))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,18 +25,10 @@ from core.sections import KafkaSettings
 from core.topics import DAY_MS, FINDINGS, TELEMETRY, TELEMETRY_DLQ, TOPICS
 from tests.conftest import Kafka
 from tests.kafka import topics as seen
-from tests.kafka.renamed import renamed
 from tests.kafka.security import USER, Security
 
 if TYPE_CHECKING:
     from tests.kafka.broker import Broker
-
-
-@pytest.fixture
-def settings(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[KafkaSettings]:
-    """Settings under which the topics are this test's own."""
-    with renamed(kafka.servers, request.node.nodeid) as found:
-        yield found
 
 
 def changed(settings: KafkaSettings, **changes: object) -> KafkaSettings:

@@ -16,16 +16,8 @@ from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
 from tests.conftest import Kafka
 from tests.kafka import topics
 from tests.kafka.mock import INIT_PRODUCER_ID, PRODUCE, MockBroker, mock_broker
-from tests.kafka.renamed import renamed
 from tests.outboxes import FATES, NOWHERE, opened, readings, rows
 from tests.records import records_of
-
-
-@pytest.fixture
-def settings(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[KafkaSettings]:
-    """Settings under which the topics are this test's own."""
-    with renamed(kafka.servers, request.node.nodeid) as found:
-        yield found
 
 
 @pytest.fixture

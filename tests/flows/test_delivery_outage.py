@@ -131,6 +131,7 @@ def test_with_recovery_nothing_is_lost(
     assert (done.code, done.out) == (1, "")
     assert broker.servers in done.line
     broker.start()
+    place.configure(**RULES)
     done = place.run(steady, "--recovery", "store")
     assert done.code == 0, done.err
     assert timeless(done.summary) == told(replayed(steady, **RULES))

@@ -43,7 +43,7 @@ def names(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[dict[str, st
 def ask(names: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Asks:
     """Return what gives a command here."""
     file = tmp_path / "kafka.toml"
-    settings = Settings(kafka=KafkaSettings(topics=names, connect_s=3))
+    settings = Settings(kafka=KafkaSettings(topics=names))
     file.write_text(render_toml(settings, {}))
 
     def asked(app: typer.Typer, *arguments: str) -> Done:
@@ -226,8 +226,9 @@ def test_settings_are_checked_first(tmp_path: Path) -> None:
             app([command, "kafka://127.0.0.1:1", "--config", str(file)], standalone_mode=False)
 
 
-def test_nobody_to_ask(ask: Asks, tmp_path: Path) -> None:
+def test_nobody_to_ask(ask: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a broker every command fails with one line that names the cause."""
+    monkeypatch.setenv("PENSTOCK_KAFKA_CONNECT_S", "1")
     for app, arguments in (
         (topics_app, ["create", "kafka://127.0.0.1:1"]),
         (dlq_app, ["list", "kafka://127.0.0.1:1"]),
