@@ -35,6 +35,8 @@ REASONS_MAX = 100
 """Reasons counted by name; there are few, but anybody can write to a topic."""
 HEAD_BYTES = 64
 """Of a packet or a value, shown."""
+TEXT_MAX = 256
+"""Of a key, bytes, and of a topic or an error, characters, shown: anybody can write a letter."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +192,9 @@ def _shown(message: Message) -> Shown:
     )
     if isinstance(opened, Malformed):
         return replace(about, size=opened.wire_bytes, head=opened.packet[:HEAD_BYTES])
+    key = opened.key_bytes
     return replace(
-        about, size=opened.value_bytes, head=opened.value[:HEAD_BYTES], topic=opened.topic,
-        key=opened.key_bytes, error=opened.error, is_whole=opened.is_whole,
+        about, size=opened.value_bytes, head=opened.value[:HEAD_BYTES],
+        topic=opened.topic[:TEXT_MAX], key=None if key is None else key[:TEXT_MAX],
+        error=opened.error[:TEXT_MAX], is_whole=opened.is_whole,
     )  # fmt: skip

@@ -13,7 +13,8 @@ Laws:
 5. A flush waits for what was sent before it began; what other parts send meanwhile stays behind.
 
 Parts may live on several worker threads. One lock guards the producers; it is held for a slice of a
-wait at most, so that no part waits for the wait of another.
+wait for each of them at most, so that no part waits for the wait of another; who closes holds it
+for as long as giving up takes.
 
 Not here: what becomes of a message that failed (`connectors.returns`), encoding (`core.outgoing`),
 and when to flush (`connectors.kafka`).

@@ -195,7 +195,7 @@ class SegmentLog:
             self._mark = msgspec.structs.replace(self._mark, files=files[gone:])
         while self._dropped and self._dropped[0][0] + LAG <= self._snapshots:
             _, extent = self._dropped.pop(0)
-            with suppress(OSError):
+            with suppress(OSError):  # what stays is removed by the next run that writes here
                 self._path(extent).unlink(missing_ok=True)
         return self._mark
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from connectors import dead_letters
@@ -12,6 +13,7 @@ from connectors.kafka_topics import ensure
 from core.errors import UsageError
 from core.sections import KafkaSettings
 from core.topics import FINDINGS_DLQ, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
+from core.undeliverable import opened
 from tests.conftest import Kafka
 from tests.kafka.letters import AT_NS, HOSTILE, MIXED, READING, packet, record, write
 from tests.kafka.renamed import renamed
@@ -80,6 +82,17 @@ def test_the_last_letters_are_shown(kafka: Kafka, settings: KafkaSettings) -> No
     assert (hostile.size, hostile.head) == (len(HOSTILE), HOSTILE[:64])
     assert (empty.size, empty.head) == (0, b"")
     assert shown(settings, kafka.servers, settings.topics[TELEMETRY_DLQ], None, 2) == found[-2:]
+
+
+def test_texts_of_a_letter_are_bounded(kafka: Kafka, settings: KafkaSettings) -> None:
+    """Whoever writes a letter says what its key, topic and error are; of each the head is kept."""
+    honest = opened(record(1))
+    assert honest is not None
+    long = "x" * 200_000
+    letter = msgspec.structs.replace(honest, key=long, topic=long, error=long)
+    write(kafka.servers, settings.topics[TELEMETRY_DLQ], [msgspec.json.encode(letter)])
+    (found,) = shown(settings, kafka.servers, TELEMETRY_DLQ, None, 10)
+    assert (found.key, found.topic, found.error) == (b"x" * 256, "x" * 256, "x" * 256)
 
 
 def test_letters_of_one_reason_are_shown(kafka: Kafka, settings: KafkaSettings) -> None:
