@@ -38,18 +38,16 @@ from connectors.topic_part import TopicPart, TopicPosition
 from connectors.topic_survey import Survey, cluster_of, full
 from core.errors import SourceError, UsageError
 from core.kafka_address import is_kafka, parse
-from core.kinds import KINDS, Kind
+from core.kinds import FOUND, KINDS, Kind
 from core.plain import plain
 from core.readings import Readings
 from core.strand import Place
-from core.topics import FINDINGS, FINDINGS_DLQ
+from core.topics import FINDINGS_DLQ
 
 if TYPE_CHECKING:
     from connectors.ledger import Ledger
     from core.kafka_address import KafkaAddress
     from core.sections import Settings
-
-_FOUND = (FINDINGS, FINDINGS_DLQ)
 
 
 @dataclass(slots=True)
@@ -108,7 +106,7 @@ class TopicSource(FixedPartitionedSource[Readings, TopicPosition]):
                 f"{self.name}: holds records, which capture.filter does not apply to; leave it out"
             )
         named = canonical_name(kafka, self.address.topic)
-        if named in (*KINDS, *_FOUND):
+        if named in (*KINDS, *FOUND):
             self._known(named)  # before anybody is asked
         self._survey = Survey(kafka, self.address)
         if named not in KINDS:
@@ -118,7 +116,7 @@ class TopicSource(FixedPartitionedSource[Readings, TopicPosition]):
 
     def _known(self, topic: str) -> Kind:
         """Return how a topic is read, or refuse it."""
-        if topic in _FOUND:
+        if topic in FOUND:
             cure = "penstock dlq replay puts them back" if topic == FINDINGS_DLQ else "name another"
             raise UsageError(f"{self.name}: holds findings, which are no input; {cure}")
         kind = KINDS.get(topic)

@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from connectors.clock import monotonic_ns
 from connectors.kafka_client import built, canonical_name, consumer_properties
 from core.errors import SinkError
+from core.outgoing import ARROW
 
 if TYPE_CHECKING:
     from confluent_kafka import Message as Consumed
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 10
 """Longest wait unless told otherwise."""
-ARROW = b"application/vnd.apache.arrow.stream"
-"""Content type of a message that holds many records."""
 
 _SLICE_S = 0.1
 """Longest wait inside librdkafka, where signals are not heard."""

@@ -66,8 +66,6 @@ _UNSURE = {KafkaError._DESTROY, KafkaError._DESTROY_BROKER}
 
 PIECES = 16
 """Parts that the records of a refused Arrow message are cut into."""
-ERROR_CHARACTERS_MAX = 200
-"""Of an error, in a dead letter."""
 ENVELOPE_BYTES = 600
 """Of a dead letter as a message: its headers, and the frame of Kafka."""
 _PREFIX = "Unable to produce message: "
@@ -253,7 +251,7 @@ def _is_settled(parcel: Parcel, failure: Failure) -> bool:
 
 
 def _said(error: KafkaError) -> str:
-    return error.str().removeprefix(_PREFIX)[:ERROR_CHARACTERS_MAX]
+    return error.str().removeprefix(_PREFIX)
 
 
 def _text(arena: str, end: str, texts: Sequence[bytes]) -> dict[str, NDArray[Any]]:

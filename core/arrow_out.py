@@ -24,7 +24,7 @@ import numpy as np
 
 from core import cloudevents, record_columns
 from core.kernels import A_i4, A_i8, i8, kernel, none
-from core.outgoing import Headers, Outgoing, Which, constant_headers, timestamps_ms
+from core.outgoing import ARROW, Headers, Outgoing, Which, constant_headers, timestamps_ms
 from core.partitioner import partitions_of
 from core.xxh64 import xxh64
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from core.batches import RecordBatch
 
-STREAM = b"application/vnd.apache.arrow.stream"
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 ENVELOPE_BYTES = 1_536
 """Of a message, beside its rows: the frame of the stream, padding, headers, the frame of Kafka."""
@@ -152,9 +151,9 @@ def _headers(
         (last - first + 1).tolist(),
     )
     for value, source, begin, end, time, rows in zip(*columns, strict=True):
-        row = {"content-type": STREAM}
+        row = {"content-type": ARROW}
         if which == "cloudevents":
-            row = constant_headers(batch.topic, source, STREAM)
+            row = constant_headers(batch.topic, source, ARROW)
             hashed = int(xxh64(np.frombuffer(value, np.uint8), 0, len(value), np.uint64(0)))
             row["ce_id"] = f"{batch.topic}:{begin}-{end}:{hashed:016x}".encode()
             row["ce_time"] = time

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from core.readings import Readings
     from core.values import Values
 
-_FOUND = (FINDINGS, FINDINGS_DLQ)
+FOUND = (FINDINGS, FINDINGS_DLQ)
+"""Topics of findings, which are no input."""
 
 
 class Kind(NamedTuple):
@@ -72,10 +73,10 @@ class Kind(NamedTuple):
 KINDS = {
     kind.topic: kind
     for kind in (
-        Kind(TELEMETRY, "device", (TELEMETRY, TELEMETRY_DLQ, *_FOUND)),
-        Kind(TELEMETRY_DLQ, "device", (TELEMETRY, TELEMETRY_DLQ, *_FOUND)),
-        Kind(FLOWS, "host", (FLOWS_DLQ, *_FOUND)),
-        Kind(FLOWS_DLQ, "host", (FLOWS, FLOWS_DLQ, *_FOUND)),
+        Kind(TELEMETRY, "device", (TELEMETRY, TELEMETRY_DLQ, *FOUND)),
+        Kind(TELEMETRY_DLQ, "device", (TELEMETRY, TELEMETRY_DLQ, *FOUND)),
+        Kind(FLOWS, "host", (FLOWS_DLQ, *FOUND)),
+        Kind(FLOWS_DLQ, "host", (FLOWS, FLOWS_DLQ, *FOUND)),
     )
 }
 """The kinds there are, by topic."""

@@ -41,6 +41,8 @@ BY_KEY = -1
 """The partition of a message whose key decides."""
 TIMESTAMP_MS_MIN = 1
 JSON = b"application/json"
+ARROW = b"application/vnd.apache.arrow.stream"
+"""Content types: of a message that is one record, and of one that holds many."""
 _MS = 1_000_000
 
 

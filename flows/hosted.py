@@ -33,7 +33,6 @@ from flows.console import put, say
 from flows.ingest import build
 from flows.replay import cause
 from flows.run import Run
-from flows.summary import summarise
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -134,10 +133,7 @@ def _summarise(run: Run, begun_ns: int, failed: list[BaseException]) -> None:
         run.close()
     if failed or _in_cluster():
         return
-    seconds = (monotonic_ns() - begun_ns) * 1e-9
-    by, interrupted = run.settings.capture.by, run.interrupted
-    volatile = run.settings.run.sink == "embedded"
-    summary = summarise(run.ledger, by, seconds, interrupted=interrupted, volatile=volatile)
+    summary = run.summary((monotonic_ns() - begun_ns) * 1e-9)
     if summary.adds_up:
         put(msgspec.json.encode(summary).decode())
         if not summary.read_anything or summary.lost:

@@ -29,13 +29,13 @@ from core.errors import PenstockError, RunError, SourceError
 from flows.ingest import build
 from flows.keeper import PICKLE_ERRORS
 from flows.run import Run
-from flows.summary import Summary, summarise
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
 
     from connectors.read_back import OnRecord
     from core.sections import Settings
+    from flows.summary import Summary
 
 REFRESH_S = 0.1
 _STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
@@ -85,15 +85,7 @@ def replay(
             _execute(flow, settings.run.epoch_s, recovery)
         run.verify()
         run.close()
-        seconds = (monotonic_ns() - begun_ns) * 1e-9
-        interrupted = run.interrupted
-        summary = summarise(
-            run.ledger,
-            settings.capture.by,
-            seconds,
-            interrupted=interrupted,
-            volatile=settings.run.sink == "embedded",
-        )
+        summary = run.summary((monotonic_ns() - begun_ns) * 1e-9)
         if not summary.adds_up:
             raise RunError(f"packets do not add up; please report this capture: {summary!r}")
         if run.scores is not None:

@@ -30,6 +30,7 @@ from core.errors import UsageError
 from core.kafka_address import is_kafka, parse
 from core.link import LINK_ETHERNET
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
+from flows.summary import Summary, summarise
 from models.judge import Judge
 
 if TYPE_CHECKING:
@@ -187,6 +188,17 @@ class Run:
 
         servers, flushed = parse(run.sink, topic=False).servers, FLUSH_SECONDS.observe
         return KafkaSink(servers=servers, recovers=self.recovers, on_flush=flushed, **shared)
+
+    def summary(self, seconds: float) -> Summary:
+        """Add up what the run did.
+
+        Args:
+            seconds: How long it took.
+        """
+        run, by = self.settings.run, self.settings.capture.by
+        return summarise(
+            self.ledger, by, seconds, interrupted=self.interrupted, volatile=run.sink == "embedded"
+        )
 
     def verify(self) -> None:
         """Read back what the embedded broker still holds unread, when the engine is done.

@@ -9,8 +9,9 @@ import pytest
 from confluent_kafka import Producer
 
 from connectors.embedded import Broker
-from connectors.read_back import ARROW, Message, ReadBack
+from connectors.read_back import Message, ReadBack
 from core.errors import SinkError
+from core.outgoing import ARROW
 from core.sections import KafkaSettings
 from core.topics import FINDINGS, TELEMETRY
 
