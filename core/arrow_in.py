@@ -6,7 +6,8 @@ Laws:
    checked before it is used.
 2. Records take no more memory than a few times their message: compressed streams, and columns that
    share their bytes, are refused. Whoever wants messages compressed lets Kafka do it.
-3. Columns are those of `core.record_columns`, by name and type, in that order; no value is null.
+3. Columns are those of `core.record_columns`, by name and type, in that order; no value is null,
+   and packets are numbered from 0.
 
 Not here: how such messages are written (`core.arrow_out`), what a value means (`core.readings`).
 
@@ -69,15 +70,20 @@ def arrow_rows(message: bytes) -> ArrowRows | None:
 
     try:
         batches = _batches(message)
-        if batches is None or sum(batch.nbytes for batch in batches) > len(message):
+        if batches is None:
+            return None
+        for batch in batches:
+            batch.validate()  # or `nbytes` would read offsets beyond their buffer
+        if sum(batch.nbytes for batch in batches) > len(message):
             return None
         for batch in batches:
             batch.validate(full=True)
             if any(column.null_count for column in batch.columns):
                 return None
-        return _joined([_rows(batch) for batch in batches])
+        rows = _joined([_rows(batch) for batch in batches])
     except (pa.lib.ArrowException, struct.error, ValueError, TypeError, OverflowError, OSError):
         return None  # a stream that is none, in whichever way the reader puts it
+    return None if (rows.ordinal < 0).any() else rows
 
 
 def _batches(message: bytes) -> list[pa.RecordBatch] | None:
@@ -87,6 +93,8 @@ def _batches(message: bytes) -> list[pa.RecordBatch] | None:
     found: list[pa.RecordBatch] = []
     is_first = True
     for part in pa.ipc.MessageReader.open_stream(pa.py_buffer(message)):
+        if part.metadata_version != pa.MetadataVersion.V5:
+            return None  # those before have another way to say that they are compressed
         if is_first:
             if part.type != "schema" or not _is_ours(pa.ipc.read_schema(part)):
                 return None

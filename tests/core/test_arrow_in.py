@@ -22,7 +22,7 @@ TEXT = st.text(max_size=30).map(str.encode)
 ROWS = st.lists(
     st.builds(
         Row, key=TEXT, value=TEXT, at_ns=st.integers(-(2**63), 2**63 - 1),
-        source=st.integers(0, 2**64 - 1), ordinal=st.integers(-(2**63), 2**63 - 1),
+        source=st.integers(0, 2**64 - 1), ordinal=st.integers(0, 2**63 - 1),
         seq=st.integers(0, 2**32 - 1),
     ),
     max_size=12,
@@ -106,6 +106,36 @@ def aliased() -> bytes:
     return bytes(whole)
 
 
+def many(count: int) -> bytes:
+    """Write a stream that says, wherever it counts its rows, that there are so many."""
+    whole = bytearray(MESSAGE)
+    places = [at for at in range(0, len(whole) - 8, 4)
+              if struct.unpack_from("<q", whole, at)[0] == len(SOME)]  # fmt: skip
+    assert len(places) == 1 + len(record_columns.schema())  # of the batch, and of each column
+    for at in places:
+        struct.pack_into("<q", whole, at, count)
+    return bytes(whole)
+
+
+def compressed_as_before() -> bytes:
+    """Write a compressed stream that says so the way streams did before Arrow 1.0."""
+    options = pa.ipc.IpcWriteOptions(compression="zstd", metadata_version=pa.MetadataVersion.V4)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, record_columns.schema(), options=options) as writer:
+        writer.write_batch(batch(SOME), custom_metadata={"ARROW:experimental_compression": "zstd"})
+    whole = bytearray(sink.getvalue().to_pybytes())
+    begin = 8 + struct.unpack_from("<i", whole, 4)[0] + 8  # of the metadata of the batch
+    (message,) = struct.unpack_from("<I", whole, begin)
+    header = begin + message - struct.unpack_from("<i", whole, begin + message)[0] + 4 + 2 * 2
+    header = begin + message + struct.unpack_from("<H", whole, header)[0]
+    table = header + struct.unpack_from("<I", whole, header)[0]
+    fields = table - struct.unpack_from("<i", whole, table)[0] + 4
+    struct.pack_into("<H", whole, fields + 2 * 3, 0)  # leaves out the field of today
+    read = pa.ipc.open_stream(bytes(whole)).read_all()
+    assert read["value"].to_pylist() == [row.value.decode() for row in SOME]
+    return bytes(whole)
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "a beginning": lambda: CONTINUATION,
@@ -127,6 +157,10 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a huge length": lambda: CONTINUATION + struct.pack("<i", 2**31 - 1) + MESSAGE[8:],
     "a negative length": lambda: CONTINUATION + struct.pack("<i", -8) + MESSAGE[8:],
     "shared bytes": aliased,
+    "more rows than offsets": lambda: many(1 << 20),
+    "rows beyond all memory": lambda: many(1 << 60),
+    "compression of old": compressed_as_before,
+    "a negative number": lambda: with_column(5, pa.array([*range(49), -1], pa.int64())),
 }
 
 
