@@ -26,7 +26,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from connectors.clock import monotonic_ns
 from connectors.kafka_client import Trouble, built, consumer_properties
-from connectors.topic_survey import GROUP, full, unreadable
+from connectors.topic_survey import GROUP, full, headers_of, unreadable
 from core.errors import SourceError
 from core.values import Messages, named_packet, place_source
 
@@ -155,7 +155,7 @@ class Feed:
         offsets = [each.offset() for each in kept]
         sources, ordinals = [self._sources[p] for p in partitions], offsets
         if self._topic:
-            named = [named_packet(each.headers(), self._topic) for each in kept]
+            named = [named_packet(headers_of(each), self._topic) for each in kept]
             places = zip(named, sources, offsets, strict=True)
             packets = [packet or (source, offset) for packet, source, offset in places]
             sources, ordinals = [each[0] for each in packets], [each[1] for each in packets]

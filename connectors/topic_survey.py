@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from confluent_kafka import (
     Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
+    Message,
     TopicCollection,
     TopicPartition,
 )
@@ -47,11 +48,13 @@ from core.kafka_address import SCHEME, KafkaAddress
 
 if TYPE_CHECKING:
     from core.sections import KafkaSettings
+    from core.values import Headers
 
 GROUP = "penstock-replay"
 """Of consumers, which librdkafka asks for and the brokers never see."""
 
 _SLICE_S = 0.05
+_TYPE_BYTES_MAX = 256
 _SECOND_NS = 1_000_000_000
 
 
@@ -187,9 +190,8 @@ class Survey:
                 for message in consumer.consume(1, _SLICE_S):
                     failed = message.error()
                     if failed is None:
-                        headers: Any = message.headers()
-                        named = dict(headers or ()).get("ce_type") or b""
-                        return bytes(named).decode(errors="replace")
+                        named = dict(headers_of(message) or ()).get("ce_type") or b""
+                        return named[:_TYPE_BYTES_MAX].decode(errors="replace")
                     if failed.code() != KafkaError._PARTITION_EOF:
                         raise unreadable(self.address, self._trouble.text(failed))
                     left.discard(message.partition() or 0)
@@ -198,6 +200,15 @@ class Survey:
         finally:
             consumer.close()
         return ""
+
+
+def headers_of(message: Message) -> Headers | None:
+    """Return the headers of a message, if it has any and all their names are text."""
+    try:
+        found: Any = message.headers()  # whose stubs allow more than there is
+    except (SystemError, UnicodeDecodeError):  # of a name that is not UTF-8
+        return None
+    return cast("Headers | None", found)
 
 
 def cluster_of(settings: KafkaSettings, servers: str) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ORDINAL_MAX = (1 << 63) - 1
 _MS = 1_000_000
 _SOURCE = SOURCE.encode()
+_URN_BYTES = len(_SOURCE) + 16
 _HEX = frozenset(b"0123456789abcdef")
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -208,7 +209,8 @@ def named_packet(headers: Headers | None, topic: bytes) -> tuple[int, int] | Non
         urn, name = named.get("ce_source"), named.get("ce_id")
     if urn is None or name is None:
         return None
-    source, size = _file_of(urn), len(topic) + 1
+    # What is remembered has a bounded length.
+    source, size = _file_of(urn) if len(urn) == _URN_BYTES else None, len(topic) + 1
     number = name[size:]
     # With more digits it would be no `int64`.
     if source is None or not number.isdigit() or len(number) > 19 or name[:size] != topic + b":":
@@ -220,6 +222,6 @@ def named_packet(headers: Headers | None, topic: bytes) -> tuple[int, int] | Non
 @lru_cache(maxsize=1024)
 def _file_of(urn: bytes) -> int | None:
     digits = urn.removeprefix(_SOURCE)
-    if len(digits) != 16 or len(urn) != len(_SOURCE) + 16 or not _HEX.issuperset(digits):
+    if len(digits) != 16 or not _HEX.issuperset(digits):
         return None
     return int(digits, 16)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 
 from connectors.kafka_source import TopicSource
 from connectors.ledger import Ledger
+from connectors.topic_survey import headers_of
 from core import records
 from core.config import decode
 from core.errors import SourceError, UsageError
 from core.topics import FINDINGS, FLOWS, TELEMETRY, TELEMETRY_DLQ
 from tests.conftest import Kafka
 from tests.fill import fill
-from tests.kafka.topics import PATIENCE_S, put
+from tests.kafka.topics import PATIENCE_S, options, put
 
 if TYPE_CHECKING:
     pass
@@ -40,6 +41,30 @@ def test_topics_are_known_by_name_or_by_what_they_say(
     assert "name it under kafka.topics" in refused(
         UsageError, lambda: Replay(kafka.servers, other, holds="")
     )
+
+
+class Odd:
+    """A message one of whose headers has a name that is not UTF-8, as the client hands it out."""
+
+    def headers(self) -> object:
+        """Return what its C code does then; no client that we have can send such a message."""
+        return b"\xff".decode()
+
+
+def test_headers_whose_names_are_no_text_are_none() -> None:
+    """Anybody can send them, and a run would end at them whenever it is resumed."""
+    assert headers_of(cast("Message", Odd())) is None
+
+
+def test_what_a_topic_says_of_itself_is_bounded(kafka: Kafka, topics: Callable[..., str]) -> None:
+    """A header may be as long as a message; a line shows the beginning of it."""
+    topic = topics()
+    producer = Producer(options(kafka.servers))
+    producer.produce(topic, b"{}", headers={"ce_type": b"\x1b" + b"x" * 500_000})
+    assert not producer.flush(PATIENCE_S)
+    line = refused(UsageError, lambda: Replay(kafka.servers, topic, holds=""))
+    assert line.isprintable()
+    assert len(line) < 600
 
 
 @pytest.mark.parametrize(
