@@ -30,6 +30,7 @@ from connectors.kafka_client import CURE, Trouble, built, connect, producer_prop
 from connectors.kafka_reader import TopicReader
 from core.dead_letter import Malformed, letter, records, why_not
 from core.errors import SinkError
+from core.outgoing import json_messages
 from core.topics import TOPICS
 from core.undeliverable import Undeliverable
 
@@ -151,6 +152,8 @@ class _Back:
         meant = [t.name for t in TOPICS.values() if t.dead_letters == dead_letters]
         self._layouts = kafka_topics.ensure(settings, servers, meant, notify)
         config["batch.size"] = kafka_topics.batch_bytes(settings, self._layouts)
+        # Brokers refuse a batch whole, and anybody can write a letter that is refused again.
+        config["batch.num.messages"] = 1
         self._producer = built(Producer, config)
         connect(self._producer, config, settings.connect_s, failure=SinkError, cure=CURE)
 
@@ -184,9 +187,10 @@ class _Back:
     def _outgoing(self, letters: list[Undeliverable]) -> Outgoing:
         """Return records as the sink would send them."""
         batch = records(letters)
-        out = kafka_topics.encode(self._settings, self._layouts[batch.topic], batch)
-        if self._settings.format == "json":
-            out.keys = [each.key_bytes for each in letters]  # of which one may be none
+        if self._settings.format == "arrow" and all(map(_is_text, letters)):
+            return kafka_topics.encode(self._settings, self._layouts[batch.topic], batch)
+        out = json_messages(batch, self._settings.headers)
+        out.keys = [each.key_bytes for each in letters]  # of which one may be none
         return out
 
     def _report(self, topic: str, rows: int, error: KafkaError | None, message: Message) -> None:
@@ -198,3 +202,13 @@ class _Back:
 
     def _failed(self, error: KafkaError, rows: int) -> None:
         self.failed[self._trouble.text(error)] += rows
+
+
+def _is_text(each: Undeliverable) -> bool:
+    """Tell whether a record may stand in an Arrow stream; else it would spoil all that do."""
+    try:
+        each.value.decode()
+        (each.key_bytes or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True

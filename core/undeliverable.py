@@ -61,7 +61,7 @@ class Undeliverable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ordinal: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     ts: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     error: str
-    value_bytes: Annotated[int, Meta(ge=0)]
+    value_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     value: bytes
     key_base64: bytes | UnsetType = UNSET
 

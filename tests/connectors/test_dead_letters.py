@@ -85,14 +85,17 @@ def test_the_last_letters_are_shown(kafka: Kafka, settings: KafkaSettings) -> No
 
 
 def test_texts_of_a_letter_are_bounded(kafka: Kafka, settings: KafkaSettings) -> None:
-    """Whoever writes a letter says what its key, topic and error are; of each the head is kept."""
+    """Of what whoever writes a letter says in it the head is kept; no number is beyond an int64."""
     honest = opened(record(1))
     assert honest is not None
     long = "x" * 200_000
     letter = msgspec.structs.replace(honest, key=long, topic=long, error=long)
-    write(kafka.servers, settings.topics[TELEMETRY_DLQ], [msgspec.json.encode(letter)])
-    (found,) = shown(settings, kafka.servers, TELEMETRY_DLQ, None, 10)
+    beyond = msgspec.json.decode(record(1)) | {"value_bytes": 1 << 63}
+    letters = [*map(msgspec.json.encode, (letter, beyond))]
+    write(kafka.servers, settings.topics[TELEMETRY_DLQ], letters)
+    found, other = shown(settings, kafka.servers, TELEMETRY_DLQ, None, 10)
     assert (found.key, found.topic, found.error) == (b"x" * 256, "x" * 256, "x" * 256)
+    assert other.reason is None
 
 
 def test_letters_of_one_reason_are_shown(kafka: Kafka, settings: KafkaSettings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -114,6 +114,38 @@ def test_arrow_is_put_back_as_arrow(kafka: Kafka, settings: KafkaSettings) -> No
     found = read(kafka.servers, settings.topics[TELEMETRY])
     tables = [pa.ipc.open_stream(message.value).read_all() for message in found]
     assert sorted(n for table in tables for n in table["ordinal"].to_pylist()) == list(range(30))
+
+
+def altered(ordinal: int, **changes: Any) -> bytes:
+    """Return the dead letter of a record, with other things in it."""
+    return msgspec.json.encode(msgspec.json.decode(record(ordinal)) | changes)
+
+
+def test_one_that_is_refused_again_keeps_no_other_back(
+    kafka: Kafka, settings: KafkaSettings
+) -> None:
+    """A letter that anybody wrote, of an impossible time, is refused alone."""
+    create(
+        kafka.servers, settings.topics[TELEMETRY],
+        message_timestamp_type="CreateTime", message_timestamp_after_max_ms="1000",
+    )  # fmt: skip
+    letters = [record(n) for n in range(30)] + [altered(30, ts=(1 << 63) - 1)]
+    write(kafka.servers, settings.topics[TELEMETRY_DLQ], letters)
+    done = replay(settings, kafka.servers, TELEMETRY_DLQ)
+    assert done.failed == {"Broker: Invalid timestamp": 1}
+    assert done.replayed == {TELEMETRY: 30}
+
+
+def test_what_is_no_text_spoils_no_arrow(kafka: Kafka, settings: KafkaSettings) -> None:
+    """Beside a key that no Arrow stream may hold, records are put back one by one."""
+    letters = [record(n) for n in range(9)] + [altered(9, key=None, key_base64="//4=")]
+    write(kafka.servers, settings.topics[TELEMETRY_DLQ], letters)
+    arrow = msgspec.structs.replace(settings, format="arrow")
+    assert replay(arrow, kafka.servers, TELEMETRY_DLQ).replayed == {TELEMETRY: 10}
+    found = read(kafka.servers, settings.topics[TELEMETRY])
+    assert sorted((m.key, m.value) for m in found) == [(b"dev-1", READING)] * 9 + [
+        (b"\xff\xfe", READING)
+    ]
 
 
 @pytest.mark.slow
