@@ -77,6 +77,7 @@ _OURS = {
     "auto.offset.reset": "a topic is read from its beginning",
     "enable.partition.eof": "a topic is read to its end",
     "isolation.level": "only what was committed is read",
+    "plugin.library.paths": "no code is loaded that could see or change records",
     "debug": "what librdkafka logs is not shown",
     "log_level": "what librdkafka logs is not shown",
     "log.queue": "what librdkafka logs is not shown",
@@ -101,7 +102,8 @@ KNOWN = """
     fetch.message.max.bytes fetch.min.bytes fetch.queue.backoff.ms fetch.wait.max.ms
     https.ca.location https.ca.pem log.connection.close log.thread.name max.partition.fetch.bytes
     message.copy.max.bytes metadata.max.age.ms metadata.recovery.rebootstrap.trigger.ms
-    metadata.recovery.strategy plugin.library.paths queue.buffering.backpressure.threshold
+    metadata.recovery.strategy
+    queue.buffering.backpressure.threshold
     queued.max.messages.kbytes queued.min.messages receive.message.max.bytes
     reconnect.backoff.max.ms reconnect.backoff.ms request.timeout.ms retry.backoff.max.ms
     retry.backoff.ms sasl.kerberos.keytab sasl.kerberos.kinit.cmd

@@ -40,8 +40,10 @@ Layer = tuple[str, Mapping[str, Any]]
 
 TABLES = ("kafka.topics", "kafka.options")
 """Settings that are tables of options, which layers add to one by one."""
-SECRET = re.compile(r"password|secret|token|\.pem$|jaas|oauthbearer\.config|assertion")
-"""Options whose value is never shown."""
+SECRET = re.compile(
+    r"pas|pwd|secret|token|key$|\.pem$|jaas|oauthbearer\.(config|extensions)|assertion|kinit"
+)
+"""Options whose value is never shown; names are also misspelt."""
 _SHOWN_MAX = 80
 
 

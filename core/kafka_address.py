@@ -56,6 +56,11 @@ def parse(text: str, *, topic: bool) -> KafkaAddress:
     want = _WANT + "/TOPIC" * topic
     if not is_kafka(text):
         raise UsageError(f"{plain(text)}: not an address of Kafka; {want}")
+    if "@" in text:  # what stands before it may be a password
+        raise UsageError(
+            "an address of Kafka has no @; give sasl.username and sasl.password under "
+            f"kafka.options; {want}"
+        )
     servers, slash, name = text.removeprefix(SCHEME).partition("/")
     if topic and not name:
         raise UsageError(f"{plain(text)}: names no topic; {want}")

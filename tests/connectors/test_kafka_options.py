@@ -76,6 +76,7 @@ REFUSED = [
     ({"on_delivery": "x"}, "it serves programs only"),
     ({"default__topic__config": "x"}, "it serves programs only"),
     ({"logger": "x"}, "it serves programs only"),
+    ({"plugin__library__paths": "x.so"}, "no code is loaded"),
     ({"debug": "all"}, "what librdkafka logs is not shown"),
     ({"sasl__pasword": "x"}, 'unknown to librdkafka; did you mean "sasl.password"?'),
     ({"securty__protocol": "ssl"}, 'did you mean "security.protocol"?'),

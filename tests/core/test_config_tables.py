@@ -25,7 +25,10 @@ def test_options_of_layers_add_up() -> None:
 
 def test_secrets_are_never_shown() -> None:
     """What holds a secret is replaced; what says where one is kept is shown."""
-    names = ("sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret")
+    names = (
+        "sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret",
+        "sasl.passwd", "sasl.pwd", "ssl_key", "sasl.kerberos.kinit.cmd",
+    )  # fmt: skip
     settings = decode([("f", {"kafka": {"options": dict.fromkeys(names, "hunter2")}})])
     text = render_toml(settings, {})
     assert "hunter2" not in text

@@ -42,6 +42,13 @@ def test_what_is_no_address_of_brokers(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_may_be_a_password_is_not_quoted() -> None:
+    """A user and a password in front of a broker are refused without a word of them."""
+    with pytest.raises(UsageError, match=r"sasl\.password") as caught:
+        parse("kafka://user:hunter2@a:1", topic=False)
+    assert "hunter2" not in str(caught.value)
+
+
 NO_TOPICS = ["", "/", "/.", "/..", "/a/b", "/ä", "/" + "x" * 250]
 
 
