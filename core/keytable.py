@@ -345,14 +345,18 @@ class KeyTable:
 
     def slots(self) -> NDArray[np.int64]:
         """Return the live slots, `(n,) int64`, the one touched longest ago first."""
-        out = np.empty(len(self), np.int64)
-        _latest(self.arrays(), out, np.empty(0, np.int64))
-        return out
+        return self.recent(len(self))[0]
 
     @property
     def unsaved(self) -> int:
         """Keys touched since `changes()` that are still there."""
         return int(self.state[UNSAVED])
+
+    def recent(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return `count` live slots, those touched last, and which of them have a new key."""
+        touched = np.empty(count, np.int64)
+        _latest(self.arrays(), touched, np.empty(0, np.int64))
+        return touched, self.links[touched, CHANGE] == FRESH
 
     def changes(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
         """Return what became of slots since the last call or `place`; count from here on.
@@ -361,10 +365,9 @@ class KeyTable:
             `(n,) int64`, the slots touched, the one touched longest ago first; `(n,) bool`, which
             of them have another key than then; `(m,) int64`, the slots that lost their key.
         """
-        touched = np.empty(self.unsaved, np.int64)
+        touched, fresh = self.recent(self.unsaved)
         gone = np.empty(int(self.state[REMOVED]), np.int64)
-        _latest(self.arrays(), touched, gone)
-        fresh = self.links[touched, CHANGE] == FRESH
+        _latest(self.arrays(), np.empty(0, np.int64), gone)
         self.links[touched, CHANGE] = KEPT
         self.links[gone, CHANGE] = KEPT
         self.state[[UNSAVED, REMOVED]] = 0

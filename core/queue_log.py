@@ -81,16 +81,21 @@ class QueueLog:
         head, tail = self._queue.span
         return tail - max(head, self._saved)
 
-    def owed(self, arrivals: int) -> int:
-        """Estimate the bytes of the next record if so many arrivals came before it.
+    @property
+    def arrival_bytes(self) -> float:
+        """Estimate what one arrival adds.
 
         While nothing waits, nothing is expected to: what there are tokens for is never written.
         """
         head, tail = self._queue.span
-        if head == tail:
-            return 0
-        each = self._queue.depth_bytes / (tail - head) + FRAME_BYTES
-        return round((self.unsaved + arrivals) * each)
+        return self._queue.depth_bytes / (tail - head) + FRAME_BYTES if tail > head else 0.0
+
+    def owed(self, arrivals: int) -> int:
+        """Estimate the bytes of the next record if so many arrivals came before it."""
+        return round((self.unsaved + arrivals) * self.arrival_bytes)
+
+    def look(self) -> None:
+        """Do nothing: what frames take does not have to be found out."""
 
     def delta(self) -> bytes | None:
         """Return the next record, or nothing when no frame has to be written.

@@ -10,7 +10,9 @@ Laws:
    record, what no record since its beginning holds. When it is through, `keep_from` is where it
    began. One begins when what was written since the last is a few times the table, so that an idle
    table costs nothing, and what is kept is bounded.
-4. Restored is bit for bit what was written. What a core can compute from it is not written: rows
+4. What the next record will take is told from rows touched lately, packed as a sample: what rows
+   took before says little when traffic changes, as in a flood of new keys.
+5. Restored is bit for bit what was written. What a core can compute from it is not written: rows
    that changed without a touch must follow from the row of the last touch and the core's scalars.
 
 Not here: bytes (`core.packing`), where records are kept, and when one is asked for.
@@ -40,7 +42,10 @@ LOG_ROWS_PER_ROW = 2
 """Rows in the log for each row of the table, at which a pass begins."""
 
 ROW_BYTES = 48.0
-"""What a row is taken to cost until some were written."""
+"""What a row is taken to cost, at least, that was not looked at."""
+LOOK_ROWS = 8_192
+"""Rows touched between two looks at what they cost."""
+_SAMPLE_ROWS = 1_024
 _ROWS_TELLING = 256
 
 _TOUCHED, _WHOLE = "t.", "w."
@@ -102,18 +107,38 @@ class RowLog:
         self._ended, self._logged = 0, 0
         self._overdue = False
         self._row_bytes = ROW_BYTES
+        self._looked = 0  # rows touched since the last record, at the last look
 
     @property
     def unsaved(self) -> int:
         """Rows touched since the last record."""
         return self._rows.table.unsaved
 
+    @property
+    def arrival_bytes(self) -> float:
+        """Estimate what one arrival adds, at most."""
+        return max(self._row_bytes, ROW_BYTES)
+
     def owed(self, arrivals: int) -> int:
         """Estimate the bytes of the next record if so many arrivals came before it."""
         table = self._rows.table
         touched = min(table.unsaved + arrivals, table.capacity)
-        copied = min(max(len(table) - touched, 0), COPY_SLOTS) if self._pass else 0
-        return round((touched + copied) * self._row_bytes)
+        passes = self._pass or self._is_long(self.version + 1, len(table))
+        copied = min(max(len(table) - touched, 0), COPY_SLOTS) if passes else 0
+        looked = min(self._looked, touched)
+        unknown = touched - looked + copied
+        return round(looked * self._row_bytes + unknown * self.arrival_bytes)
+
+    def look(self) -> None:
+        """See what rows touched lately take, if many were touched since the last look (law 4)."""
+        table = self._rows.table
+        if table.unsaved < self._looked + LOOK_ROWS:
+            return
+        self._looked = table.unsaved
+        slots, fresh = table.recent(min(_SAMPLE_ROWS, table.unsaved))
+        columns = {_TOUCHED + n: c for n, c in self._rows.touched_columns(slots).items()}
+        columns |= {_WHOLE + n: c for n, c in self._rows.whole_columns(slots[fresh]).items()}
+        self._row_bytes = max(self._row_bytes, len(pack(columns)) / slots.size)
 
     def delta(self) -> bytes | None:
         """Return the next record, or nothing when nothing changed; what it holds counts as saved.
@@ -124,6 +149,7 @@ class RowLog:
         touched, fresh, gone = table.changes()
         version = self.version + 1
         first = self._stamps
+        self._looked = 0
         self._stamps += touched.size
         self._stamp[touched] = np.arange(first, self._stamps)
         copied, renewed = self._copy(version, touched, first)

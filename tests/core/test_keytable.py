@@ -92,7 +92,13 @@ def histories(draw: st.DrawFn) -> tuple[int, int, list[tuple[str, Key]]]:
 def check_changes(table: KeyTable, model: Model, before: dict[int, Key]) -> dict[int, Key]:
     """Ask what changed, hold it against the model, and return the key of each slot."""
     after = dict(zip(table.slots().tolist(), keys_of(table), strict=True))
+    counts = (0, table.unsaved // 2, table.unsaved)
+    lately = [table.recent(count) for count in counts]
     touched, fresh, gone = table.changes()
+    for (slots, is_fresh), count in zip(lately, counts, strict=True):
+        first = touched.size - count
+        assert slots.tolist() == touched[first:].tolist()
+        assert is_fresh.tolist() == fresh[first:].tolist()
     assert [after[slot] for slot in touched.tolist()] == [
         key for key in model.rows if key in model.touched
     ]

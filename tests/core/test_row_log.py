@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import core.row_log
+from core.dam import Dam
 from core.keytable import KeyTable, find, find_or_insert, remove
 from core.packing import Columns, unpack
 from core.row_log import COPY_SLOTS, LOG_ROWS_PER_ROW, RECORDS_MAX, RowLog
+from tests.frames import frame_batch
 from tests.logs import Log
 
 
@@ -183,16 +185,44 @@ def test_a_resumed_log_is_copied_forward_at_once() -> None:
     assert third.rows() == again.rows()
 
 
-def test_owed_grows_with_what_is_touched_and_ends_with_the_table() -> None:
+def test_owed_grows_with_what_is_touched_and_ends_with_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An estimate of the next record: none without arrivals, and never of more than there is."""
     live, rows, log = busy(1000, 600)
     assert rows.owed(0) == 0
     for key in range(400):
         live.touch(key)
     assert rows.unsaved == 400
+    unseen = rows.owed(0)
+    assert unseen < rows.owed(100) < rows.owed(600) == rows.owed(10_000)
+    monkeypatch.setattr(core.row_log, "LOOK_ROWS", 300)
+    rows.look()
     owed = rows.owed(0)
     assert owed < rows.owed(100) < rows.owed(600) == rows.owed(10_000)
-    assert owed / 4 < log.write(rows) < owed * 4
+    assert owed / 4 < log.write(rows) <= unseen
+
+
+def test_a_flood_of_new_keys_is_seen_coming() -> None:
+    """After rows that took next to nothing, new ones are not taken to be as cheap."""
+    rng = np.random.default_rng(1)
+    dam = Dam(
+        rate_hz=10**6, burst=10**6, queue_len_max=1, queue_bytes_max=1000,
+        device_rate_hz=1000, device_burst=1000, devices_max=1 << 17,
+    )  # fmt: skip
+    rows, log = RowLog(dam), Log()
+
+    def hear(keys: np.ndarray, at_ns: int) -> tuple[int, int]:
+        for part in np.split(keys, 5):
+            dam.arrive(frame_batch(at_ns=at_ns + np.zeros(part.size), key_hi=part, key_lo=part))
+            rows.look()
+        return rows.owed(0), log.write(rows)
+
+    known = rng.integers(0, 1 << 60, 50_000)
+    cheap = min(hear(known, second * 10**9)[1] for second in range(3))
+    owed, written = hear(rng.integers(0, 1 << 60, 50_000), 3 * 10**9)
+    assert written > 20 * cheap
+    assert written <= owed < 4 * written
 
 
 @pytest.mark.parametrize("damage", ["first", "middle", "capacity", "junk"])
