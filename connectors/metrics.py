@@ -47,6 +47,12 @@ _COUNTERS = {  # ledger name → metric, help
         "Snapshots of a worker larger than an epoch is meant to have.",
     ),
 }
+_SECONDS = {  # ledger name, of nanoseconds → metric, help
+    "snapshot_held_ns": (
+        "penstock_snapshot_held_seconds",
+        "Time the source waited because no more changes fit into the next snapshot.",
+    ),
+}
 _LABELLED = {  # prefix of ledger names → metric, label, help
     "ignored": ("penstock_packets_ignored", "reason", "Healthy packets that are no frames."),
     "malformed": ("penstock_packets_malformed", "reason", "Packets that do not decode."),
@@ -77,7 +83,6 @@ _GAUGES = {
         "penstock_producer_queue_max",
         "Messages that may wait before the source pauses.",
     ),
-    "snapshot_bytes": ("penstock_snapshot_bytes", "Bytes of the last snapshot, all workers."),
     "backlog": ("penstock_sink_backlog", "Records beyond that, which wait for room."),
 }
 
@@ -88,6 +93,16 @@ STAGE_SECONDS = Histogram(
 FLUSH_SECONDS = Histogram(
     "penstock_flush_seconds", "Wait for the brokers at the end of an epoch.", buckets=_BUCKETS
 )
+_SIZES = tuple(float(1 << power) for power in range(10, 26, 2))
+SNAPSHOT_BYTES = Histogram(
+    "penstock_snapshot_bytes", "Bytes a worker saved at the end of an epoch.", buckets=_SIZES
+)
+SNAPSHOT_SECONDS = Histogram(
+    "penstock_snapshot_seconds",
+    "Time a worker stood still to save its state at the end of an epoch.",
+    buckets=_BUCKETS,
+)
+HISTOGRAMS = STAGE_SECONDS, FLUSH_SECONDS, SNAPSHOT_BYTES, SNAPSHOT_SECONDS
 
 
 class LedgerCollector(Collector):
@@ -108,6 +123,10 @@ class LedgerCollector(Collector):
         for name, (metric, text) in _COUNTERS.items():
             counter = CounterMetricFamily(metric, text)
             counter.add_metric([], total[name])
+            yield counter
+        for name, (metric, text) in _SECONDS.items():
+            counter = CounterMetricFamily(metric, text)
+            counter.add_metric([], total[name] * 1e-9)
             yield counter
         for name, (metric, text) in _GAUGES.items():
             gauge = GaugeMetricFamily(metric, text)

@@ -64,6 +64,15 @@ class Journal(Protocol):
         """Estimate the bytes of the next record if so many arrivals came before it."""
         ...
 
+    @property
+    def arrival_bytes(self) -> float:
+        """Estimate what one arrival adds, at most."""
+        ...
+
+    def look(self) -> None:
+        """Find out what is touched now costs, if that may have changed."""
+        ...
+
     def delta(self) -> bytes | None:
         """Return the next record, if there is anything to write."""
         ...
@@ -106,8 +115,8 @@ class Keeper:
         self._whole = b""
         self.shard = ""
         pack({})  # loads the compressor now rather than in the first snapshot
-        for journal in journals.values():
-            run.budget.watch(journal)
+        for name, journal in journals.items():
+            run.budget.watch(name, journal)
 
     def open(self, saved: object) -> Any:
         """Return the small part of what was saved; `load` then reads the logs.
@@ -142,6 +151,11 @@ class Keeper:
                 with self._readable():
                     log = self._logs[name]
                     journal.load(log.replay(), log.mark.version)
+
+    def look(self) -> None:
+        """Find out what is touched now costs; called after each batch."""
+        for journal in self._journals.values():
+            journal.look()
 
     def save(self, state: Any) -> bytes:
         """Write what changed, and return what Bytewax is to keep.

@@ -211,6 +211,7 @@ class Run:
 
     def close(self) -> None:
         """End what the engine may have left open; never raises."""
+        self.budget.close()
         if self._delivery is not None:
             self._delivery.close()
 

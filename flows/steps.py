@@ -121,6 +121,8 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         if self._keeper is not None and not self._keeper.shard:
             self._keeper.shard = self._shard(values)
         out = [each for value in values for each in self.take(value)]
+        if self._keeper is not None:
+            self._keeper.look()
         self._count()
         self._seconds.observe((monotonic_ns() - begun) * 1e-9)
         return out, StatefulBatchLogic.RETAIN

@@ -24,6 +24,22 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int
 
 
+class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
+    """What it took to save the state.
+
+    Attributes:
+        bytes_max: Most bytes of one worker and epoch.
+        over_bound: How many were larger than is meant for an epoch.
+        stalled_s: Seconds that steps stood still for it, of all workers.
+        held_s: Seconds that the source waited because no more changes fitted into the next.
+    """
+
+    bytes_max: int
+    over_bound: int
+    stalled_s: float
+    held_s: float
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What a run did; every packet is in it once.
 
@@ -48,6 +64,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             the topic they were meant for.
         lost: Records that were accepted and could not be delivered, likewise.
         volatile: Whether what was delivered is gone with the run, as in the embedded broker.
+        snapshots: What it took to save the state; nothing without recovery.
         seconds: From the first read to the last delivery.
         packets_per_s: Packets read in these seconds, `packets_in` unless the run was resumed.
         interrupted: Whether a signal ended it before its input did.
@@ -72,6 +89,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     dead_lettered: dict[str, int]
     lost: dict[str, int]
     volatile: bool
+    snapshots: Snapshots | None
     seconds: float
     packets_per_s: float
     interrupted: bool
@@ -142,9 +160,21 @@ def summarise(
         dead_lettered=_named(total, "dead_lettered"),
         lost=_named(total, "lost"),
         volatile=volatile,
+        snapshots=_snapshots(total),
         seconds=round(seconds, 3),
         packets_per_s=round(fresh / seconds, 1) if seconds > 0 else 0.0,
         interrupted=interrupted,
+    )
+
+
+def _snapshots(total: Counter[str]) -> Snapshots | None:
+    if not total["snapshot_bytes_max"]:
+        return None
+    return Snapshots(
+        bytes_max=total["snapshot_bytes_max"],
+        over_bound=total["snapshots_over_bound"],
+        stalled_s=round(total["snapshot_stall_ns"] * 1e-9, 3),
+        held_s=round(total["snapshot_held_ns"] * 1e-9, 3),
     )
 
 
@@ -191,6 +221,11 @@ def table(summary: Summary, sink: str | None = None) -> Table:
     grid.add_column(justify="right")
     for name, value in rows:
         grid.add_row(name, f"{value:,}")
+    if (saved := summary.snapshots) is not None:
+        grid.add_row("bytes of a snapshot at most", f"{saved.bytes_max:,}")
+        grid.add_row("seconds stood still for snapshots", f"{saved.stalled_s:,.3f}")
+        if saved.held_s:
+            grid.add_row("seconds waited for room in one", f"{saved.held_s:,.3f}")
     grid.add_row("seconds", f"{summary.seconds:,.3f}")
     grid.add_row("packets/s", f"{summary.packets_per_s:,.0f}")
     if sink is not None:

@@ -75,8 +75,7 @@ def _metrics(kind: str) -> list[Row]:
     ledger = Ledger()
     ledger.write("page", {f"{prefix}.a": 1 for prefix in metrics._LABELLED})
     metrics.publish(ledger, registry)
-    timings = (metrics.STAGE_SECONDS, metrics.FLUSH_SECONDS)
-    families = [*registry.collect(), *(each for of in timings for each in of.collect())]
+    families = [*registry.collect(), *(each for of in metrics.HISTOGRAMS for each in of.collect())]
     rows: list[Row] = [("metric", "labels", "meaning")]
     for family in families:
         if family.type == kind:

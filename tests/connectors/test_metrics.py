@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.ledger import Ledger
-from connectors.metrics import STAGE_SECONDS, publish, serve
+from connectors.metrics import HISTOGRAMS, STAGE_SECONDS, publish, serve
 from core.errors import RunError
 
 
@@ -33,6 +33,7 @@ def ledger() -> Ledger:
         page |= {"tokens": 7, "rate_hz": 500, "ignored.not_udp": 9, "malformed.bad_magic": 1}
         book.write(f"dam/{shard}", page | {"dropped.queue_full": 8, "dropped.device_rate": 0})
     book.write("score/0", {"rows_scored": 11, "rows_warming": 4, "unscored.ValueError": 2})
+    book.write("snapshots", {"snapshot_held_ns": 1_500_000_000})
     book.write("sink/0", {"delivered.telemetry.readings.v1": 80})
     return book
 
@@ -47,6 +48,7 @@ def test_a_scrape_says_what_the_ledger_holds(ledger: Ledger) -> None:
     assert first["penstock_frames_passed_total",] == 80
     assert first["penstock_queue_bytes",] == 128
     assert first["penstock_rate_limit",] == 1000
+    assert first["penstock_snapshot_held_seconds_total",] == 1.5
     assert first["penstock_packets_ignored_total", "not_udp"] == 18
     assert first["penstock_packets_malformed_total", "bad_magic"] == 2
     assert first["penstock_frames_dropped_total", "queue_full"] == 16
@@ -61,7 +63,8 @@ def test_names_are_metrics_and_labels_are_few(ledger: Ledger) -> None:
     """Names carry their unit in base units; no label names a device, a key or an address."""
     registry = CollectorRegistry()
     publish(ledger, registry)
-    registry.register(STAGE_SECONDS)
+    for histogram in HISTOGRAMS:
+        registry.register(histogram)
     STAGE_SECONDS.labels("decode").observe(0.002)
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     labels = {name for f in families for s in f.samples for name in s.labels}

@@ -90,7 +90,8 @@ def told(summary: Summary) -> dict[str, Any]:
 
 def timeless(summary: dict[str, Any]) -> dict[str, Any]:
     """Leave out what depends on how fast the machine is."""
-    return {k: v for k, v in summary.items() if k not in ("seconds", "packets_per_s")}
+    machine = ("snapshots", "seconds", "packets_per_s")
+    return {k: v for k, v in summary.items() if k not in machine}
 
 
 @dataclass(frozen=True)
