@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -92,14 +92,17 @@ class Until(Ledger):
             self.run.stopping.set()
 
 
-def until(packets: int, path: str, folder: Path, by: str, bytes_max: int = 0) -> Run:
+def until(
+    packets: int, path: str, folder: Path, by: str, bytes_max: int = 0,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Run:  # fmt: skip
     """Replay until so many packets were read, and resume there the next time."""
     files = {"sink": f"files:{folder / 'out'}", "recovery": str(folder / "store")}
     given = settings(Path(path), **rules(by), run=files | {"epoch_s": 3600.0})
     ledger = Until(packets)
     run = ledger.run = Run(given, lambda _: None, ledger)
     if bytes_max:
-        run.budget = EpochBudget(ledger, 512, lambda _: None, bytes_max)
+        run.budget = EpochBudget(ledger, 512, notify, bytes_max)
         run.pressure.also(run.budget.holds)
     release = claim_store(Path(given.run.recovery)) if Path(given.run.recovery).exists() else None
     store = _recovery_store(given.run.recovery)
@@ -198,3 +201,24 @@ def test_a_tight_budget_takes_time_and_nothing_else(
     assert total["snapshot_holds"] > 0
     assert total["snapshots_over_bound"] == 0
     assert 0 < total["snapshot_bytes_max"] <= 48_000
+
+
+def test_more_than_the_budget_is_written_all_the_same(
+    whole: tuple[str, Summary, Ordered], crowd: SimulationSummary, tmp_path: Path
+) -> None:
+    """One batch an epoch, each above the bound: counted, said once, and whole after a crash."""
+    by, summary, wanted = whole
+    store, kept, said = tmp_path / "store", tmp_path / "kept.sqlite3", list[str]()
+    total = until(9_000, crowd.path, tmp_path, by, 500, said.append).ledger.total()
+    assert len(said) == 1
+    assert "more than the 500 meant for an epoch" in said[0]
+    assert total["snapshots_over_bound"] > 1
+    assert total["snapshot_held_ns"] > 0
+    shutil.copy(store / STORE, kept)
+    # One more batch, the snapshot of which is written, and not committed.
+    crashed = until(1, crowd.path, tmp_path, by, 500).ledger.total()
+    assert crashed["snapshots_over_bound"] > 0
+    shutil.copy(kept, store / STORE)
+    last = until(1 << 40, crowd.path, tmp_path, by)
+    assert records(tmp_path / "out") == wanted
+    assert told(summarise(last.ledger, by, 1.0)) == told(summary)
