@@ -115,15 +115,17 @@ class Feed:
             self._bear()
             return messages, ended
         self._silent_ns = 0
-        left = min(self._quantum, messages_max)
+        left, taken = min(self._quantum, messages_max), 0
         while found:
+            count = len(messages)
             ended += self._sort_out(found, messages)
-            left -= len(found)
+            taken += sum(map(len, messages.values[count:]))
+            left = 0 if taken > QUANTUM_BYTES else left - len(found)
             # So few at a time, because their many small objects then stay near, and are gone
             # before the collector of garbage looks at them: a third of the time of thousands.
             found = self._consumer.consume(min(left, CHUNK), 0) if left > 0 else []
         if messages.values:
-            each = sum(map(len, messages.values)) // len(messages) + 1
+            each = taken // len(messages) + 1
             self._quantum = max(1, QUANTUM_BYTES // each)
         return messages, ended
 
