@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from connectors.read_back import OnRecord
     from core.config import Layer
-    from core.sections import Settings
+    from core.sections import RunSettings, Settings
     from flows.replay import Progress
     from flows.summary import Summary
 
@@ -117,7 +117,7 @@ def replay(
     config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Replay captured packets, or what a topic holds, and say what became of each."""
+    """Replay captures or a topic, and account for each packet."""
     flags: list[Layer] = [("PATH", {"run": {"paths": tuple(paths)}})]
     _flag(flags, "--by", "capture", "by", by)
     _flag(flags, "--port", "capture", "port", port)
@@ -135,7 +135,7 @@ def replay(
 
     settings = load(config, flags).settings
     summary = carry_out(settings)
-    show(summary, settings.run.sink_place, as_json=as_json)
+    show(summary, settings.run, as_json=as_json)
     if not summary.read_anything and not summary.files.unreadable and not summary.interrupted:
         say("nothing was read: no captures in the paths given")
     unreadable = settings.run.strict and summary.files.unreadable
@@ -196,9 +196,11 @@ def _progress_bar() -> Iterator[Progress | None]:
         yield progress
 
 
-def show(summary: Summary, sink: str | None = None, *, as_json: bool) -> None:
+def show(summary: Summary, run: RunSettings, *, as_json: bool) -> None:
     """Print a summary on standard output."""
     import msgspec
+
+    from core.kafka_address import is_kafka
 
     if as_json:
         put(msgspec.json.encode(summary).decode())
@@ -209,7 +211,7 @@ def show(summary: Summary, sink: str | None = None, *, as_json: bool) -> None:
 
     console = Console()
     with console.capture() as text:
-        console.print(table(summary, sink))
+        console.print(table(summary, run.sink_place, of_topic=any(map(is_kafka, run.paths))))
     put(text.get().rstrip("\n"))
 
 
@@ -293,7 +295,8 @@ def main() -> None:
     """Run the command line; the entry point `penstock`."""
     sys.excepthook = _last_words
     try:
-        code = app(prog_name="penstock", standalone_mode=False)
+        # Not `app(…)`, which would put an excepthook of its own in the place of ours.
+        code = typer.main.get_command(app)(prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
         say(str(error))
         code = error.exit_code

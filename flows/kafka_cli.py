@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _WIDE = 160
 """Columns of a table where there is no terminal to fit into."""
+_UNBOUNDED = 10_000
+"""Columns that any table of ours fits into."""
 _HEAD_MAX = 120
 """Characters of a value in a table."""
 
@@ -57,7 +59,7 @@ dlq_app = _app("List, show or put back dead letters.")
 
 @topics_app.command("create")
 def topics_create(brokers: _Brokers, config: _Config = None, as_json: _Json = False) -> None:
-    """Create the topics that are missing; those that are there stay as they are."""
+    """Create missing topics; the others stay as they are."""
     from connectors.kafka_topics import create
 
     settings, servers, _ = _asked(brokers, config, topic=False)
@@ -76,7 +78,7 @@ def topics_describe(
     config: _Config = None,
     as_json: _Json = False,
 ) -> None:
-    """Describe topics: how they are laid out, and how much is in them."""
+    """Say how topics are laid out and what they hold."""
     from connectors.kafka_topics import describe
 
     settings, servers, _ = _asked(brokers, config, topic=False)
@@ -84,7 +86,7 @@ def topics_describe(
     if as_json:
         _put_json({"topics": found})
     else:
-        _put_table(_layouts(found))
+        _put_layouts(found)
 
 
 @dlq_app.command("list")
@@ -144,7 +146,7 @@ def dlq_replay(
     config: _Config = None,
     as_json: _Json = False,
 ) -> None:
-    """Put records that the brokers refused back into the topics they were meant for."""
+    """Put refused records back where they were meant for."""
     from connectors.put_back import replay
     from core.kafka_address import parse
     from flows.cli import announcing_compilation
@@ -208,9 +210,10 @@ def _line(each: Created) -> str:
     return "; ".join([there, *each.differences])
 
 
-def _layouts(found: list[Described]) -> Table:
+def _put_layouts(found: list[Described]) -> None:
+    """Print a row for each topic, or a line for each cell where a terminal is too narrow."""
     heads = ("topic", "#partitions", "#replicas", "#kept", "timestamps", "cleanup",
-             "#bytes at most", "#records", "key")  # fmt: skip
+             "#record bytes max", "#records", "key")  # fmt: skip
     rows = [
         (each.name, each.partitions, each.replication, _days(each.retention_ms), each.timestamps,
          each.cleanup, each.message_bytes_max, each.records, each.key)
@@ -218,7 +221,13 @@ def _layouts(found: list[Described]) -> Table:
         else (each.name, "missing", *[""] * 6, each.key)
         for each in found
     ]  # fmt: skip
-    return _table("topics", heads, rows)
+    grid = _table("topics", heads, rows)
+    if _fits(grid):
+        _put_table(grid)
+        return
+    for row in rows:
+        cells = zip((head.removeprefix("#") for head in heads), row, strict=True)
+        put("".join(f"{head:<16} {_shown(cell)}\n" for head, cell in cells if cell != ""))
 
 
 def _days(retention_ms: int | None) -> str | None:
@@ -293,6 +302,17 @@ def _table(title: str, heads: tuple[str, ...], rows: Sequence[tuple[object, ...]
     for row in rows:
         grid.add_row(*(Text(_shown(value)) for value in row))
     return grid
+
+
+def _fits(grid: Table) -> bool:
+    """Tell whether a table need not be squeezed into the terminal, if there is one."""
+    from rich.console import Console
+
+    if sys.stdout is None or not sys.stdout.isatty():
+        return True
+    console = Console()
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    return console.measure(grid, options=unbounded).maximum <= console.width
 
 
 def _put_table(grid: Table) -> None:

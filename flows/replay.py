@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,7 +27,8 @@ from connectors.engine_store import claim_store, unsound
 from connectors.metrics import publish, serve
 from connectors.scores import ScoresFile
 from connectors.signals import stop_on_signals
-from core.errors import PenstockError, RunError, SourceError
+from core.errors import PenstockError, RunError, SinkError, SourceError
+from core.reasons import Reason
 from flows.ingest import build
 from flows.keeper import PICKLE_ERRORS
 from flows.run import Run
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.1
 _STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
+
+_UNDELIVERABLE = Reason.UNDELIVERABLE.name.lower()
 
 Progress = Callable[[int, int, int], None]
 """Called now and then with bytes of the files consumed, bytes in all, and packets read."""
@@ -102,7 +107,7 @@ def _advise(run: Run, summary: Summary) -> None:
     elif summary.interrupted:
         ways = "the same command goes on there" if run.recovers else "start it again for the rest"
         run.notify(f"interrupted after {summary.packets_in:,} packets; {ways}")
-    elif summary.packets_in and not summary.frames + sum(summary.malformed.values()):
+    elif summary.ignored.keys() - {_UNDELIVERABLE} and not summary.frames + _at_our_port(summary):
         port = run.settings.capture.port
         run.notify(f"no device frames to UDP port {port}; name another --port, or use --by host")
     if summary.late:
@@ -110,6 +115,12 @@ def _advise(run: Run, summary: Summary) -> None:
             f"{summary.late:,} frames were stamped too long before others to be scored: captures "
             "that overlap in time are better replayed one by one"
         )
+
+
+def _at_our_port(summary: Summary) -> int:
+    """Return the malformed packets of which it is known that they were sent to our port."""
+    counts = summary.malformed.items()
+    return sum(count for name, count in counts if Reason[name.upper()] >= Reason.UDP_LENGTH)
 
 
 def _execute(flow: Dataflow, epoch_s: float, recovery: RecoveryConfig | None) -> None:
@@ -128,8 +139,13 @@ def _execute(flow: Dataflow, epoch_s: float, recovery: RecoveryConfig | None) ->
         raise known from error
 
 
-def _damaged(recovery: RecoveryConfig | None, error: Exception) -> SourceError:
-    return unsound(Path(recovery.db_dir if recovery is not None else "recovery"), str(error))
+def _damaged(recovery: RecoveryConfig | None, error: Exception) -> RunError:
+    folder = Path(recovery.db_dir if recovery is not None else "recovery")
+    if "DiskFull" in str(error):  # of SQLite, which leaves the store as it was
+        return SinkError(
+            f"{folder}: {os.strerror(errno.ENOSPC)}; free space there, and the same command goes on"
+        )
+    return unsound(folder, str(error))
 
 
 def cause(error: BaseException) -> PenstockError | None:
@@ -157,17 +173,28 @@ def _recovery_store(folder: str) -> RecoveryConfig | None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not any(path.glob("part-*.sqlite3")):
-            # Made beside and moved into its place, so that a crash leaves no half of a store.
-            with TemporaryDirectory(dir=path, prefix=".new-") as beside:
-                init_db_dir(Path(beside), 1)
-                for part in Path(beside).glob("part-*.sqlite3"):
-                    part.rename(path / part.name)
+            _make_store(path)
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise SourceError(f"{folder}: {why}; give --recovery a folder that can be written") from (
             error
         )
     return RecoveryConfig(path)
+
+
+def _make_store(folder: Path) -> None:
+    """Make an empty store beside and move it into its place, so that a crash leaves no half of one.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    with TemporaryDirectory(dir=folder, prefix=".new-") as beside:
+        init_db_dir(Path(beside), 1)
+        # SQLite had no room to put its journal into the store, and tells nobody.
+        if any(Path(beside).glob("*-wal")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for part in Path(beside).glob("part-*.sqlite3"):
+            part.rename(folder / part.name)
 
 
 @contextmanager

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):
-    """Capture files: read (also in part), of these truncated, and not readable at all."""
+    """Capture files: read (also in part), of these truncated, and not readable at all.
+
+    Of a topic they are its partitions.
+    """
 
     read: int
     truncated: int
@@ -184,19 +187,20 @@ def _named(total: Counter[str], prefix: str) -> dict[str, int]:
     return {n.removeprefix(head): c for n, c in sorted(total.items()) if n.startswith(head) and c}
 
 
-def table(summary: Summary, sink: str | None = None) -> Table:
+def table(summary: Summary, sink: str | None = None, *, of_topic: bool = False) -> Table:
     """Return the summary as a table of two columns.
 
     Args:
         summary: What a run did.
         sink: Where its records lie, if they were kept.
+        of_topic: Whether it read a topic, whose partitions are its files.
     """
     from rich.table import Table
     from rich.text import Text
 
     files = summary.files
     rows = [
-        ("files read", files.read),
+        ("partitions read" if of_topic else "files read", files.read),
         *[("  of these cut short", files.truncated)][: files.truncated],
         *[("files not readable", files.unreadable)][: files.unreadable],
         *[("rejected by the filter", summary.filtered)][: summary.filtered],
@@ -228,6 +232,7 @@ def table(summary: Summary, sink: str | None = None) -> Table:
             grid.add_row("seconds waited for room in one", f"{saved.held_s:,.3f}")
     grid.add_row("seconds", f"{summary.seconds:,.3f}")
     grid.add_row("packets/s", f"{summary.packets_per_s:,.0f}")
-    if sink is not None:
-        grid.add_row("records in", Text(plain(sink), overflow="fold"))
+    if sink is None:
+        sink = "a broker now gone, read back" if summary.volatile else "nowhere: null sink"
+    grid.add_row("records in", Text(plain(sink), overflow="fold"))
     return grid

@@ -190,6 +190,21 @@ def test_without_json_people_get_a_table(here: Path, ask: Asks) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sink", "said"), [("null", "nowhere: null sink"), ("embedded", "a broker now gone, read back")]
+)
+def test_people_are_told_that_nothing_stays(here: Path, ask: Asks, sink: str, said: str) -> None:
+    """Counts by topic look alike whether or not anything was kept."""
+    assert said in ask("replay", "a.pcap", "--sink", sink).out
+
+
+def test_another_port_is_proposed_where_nothing_came_to_ours(here: Path, ask: Asks) -> None:
+    """Headers that do not decode say nothing of ports; frames that do not, do."""
+    advice = "name another --port"
+    assert advice in ask("replay", "a.pcap", "--port", "8888").line
+    assert advice not in ask("replay", "a.pcap").err
+
+
+@pytest.mark.parametrize(
     ("name", "said"),
     [
         ("a.pcap/s.npy", "a.pcap/s.npy"),

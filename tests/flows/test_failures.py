@@ -135,6 +135,27 @@ def test_what_a_full_disk_refused_is_written_once_there_is_room(
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("size", ["32k", "92k", "112k"])
+def test_a_full_disk_under_the_snapshots_is_one_line_and_leaves_a_sound_store(
+    capture: Path, tmp_path: Path, size: str
+) -> None:
+    """Too small for the store, its journal or the run: with room the same command goes on."""
+    rules: dict[str, dict[str, Any]] = {"capture": {"batch_len": 100}}
+    with small_disk_at(tmp_path / "disk", size) as disk:
+        sink, store = f"files:{tmp_path / 'out'}", disk / "store"
+        done = penstock(
+            "replay", capture, "--sink", sink, "--recovery", store, "--json",
+            cwd=tmp_path, **as_env(**rules, run={"epoch_s": 0.01}),
+        )  # fmt: skip
+        assert (done.code, done.out) == (1, "")
+        assert "No space left on device" in done.line or "is there room" in done.line
+        assert mount(disk, "-o", "remount,size=8m").returncode == 0
+        whole = replayed(capture, **rules, run={"sink": f"files:{tmp_path / 'whole'}"})
+        cured = replayed(capture, **rules, run={"sink": sink, "recovery": str(store)})
+        assert told(cured) == told(whole)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_under_another_host_a_failing_sink_is_one_line_of_ours(
     capture: Path, tmp_path: Path, small_disk: Path, workers: str
