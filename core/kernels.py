@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -90,8 +91,24 @@ def _cache_folder() -> str | None:
     return None
 
 
+def _load_without_blas() -> None:
+    """Let numba load what it compiles arrays with, and scipy not: 0.4 s of every start.
+
+    It looks for the linear algebra of scipy when it does, and our kernels have none.
+    """
+    blas = "scipy.linalg.cython_blas"
+    if blas in sys.modules:
+        return
+    sys.modules[blas] = None  # type: ignore[assignment]  # to an import: there is none
+    try:
+        import numba.np.arraymath  # noqa: F401  importing it is what looks
+    finally:
+        del sys.modules[blas]
+
+
 if JIT:
     numba.config.CACHE_DIR = _cache_folder() or ""
+    _load_without_blas()
 
 
 def kernel(signature: Any, *, inline: bool = False, allocates: bool = False) -> Callable[[F], F]:

@@ -115,3 +115,11 @@ def test_a_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
     assert shared.stat().st_mode & 0o777 == 0o700
     shared.chmod(0o777)  # as somebody who made it first would have it
     assert folder() == "None"
+
+
+def test_starting_loads_no_linear_algebra() -> None:
+    """Kernels have none, and loading scipy's would take longer than loading most of them."""
+    script = "import core.kernels, sys; print(*(m for m in sys.modules if 'scipy.linalg' in m))"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
