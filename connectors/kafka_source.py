@@ -156,6 +156,11 @@ class TopicSource(FixedPartitionedSource[Readings, TopicPosition]):
         kind = self.kind
         assert self._survey is not None  # noqa: S101  kind() has set it
         extent = self._survey.extent()
+        if extent.hidden:
+            self.notify(
+                f"{self.name}: records not read, behind a transaction that is open: "
+                f"{extent.hidden:,}; replay the topic again when it has ended"
+            )
         if resume_state is not None:
             self._check_resume(self._survey, resume_state)
             self._check_there(resume_state, extent.low, extent.high)

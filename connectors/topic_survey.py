@@ -64,10 +64,12 @@ class Extent(NamedTuple):
     Attributes:
         low: Offset of the first record of each.
         high: Offset after the last one that is committed.
+        hidden: Records, about, that lie behind a transaction that is open.
     """
 
     low: tuple[int, ...]
     high: tuple[int, ...]
+    hidden: int
 
 
 class Survey:
@@ -146,20 +148,25 @@ class Survey:
         Raises:
             SourceError: The brokers do not say.
         """
-        low, high = (
-            self._offsets(spec())  # type: ignore[no-untyped-call]  # theirs has no types
-            for spec in (OffsetSpec.earliest, OffsetSpec.latest)
+        # In this order: what is written meanwhile is not taken for hidden.
+        low, written, high = (
+            self._offsets(spec(), level)  # type: ignore[no-untyped-call]  # theirs has no types
+            for spec, level in (
+                (OffsetSpec.earliest, IsolationLevel.READ_COMMITTED),
+                (OffsetSpec.latest, IsolationLevel.READ_UNCOMMITTED),
+                (OffsetSpec.latest, IsolationLevel.READ_COMMITTED),
+            )
         )
-        return Extent(low, high)
+        return Extent(low, high, sum(max(0, w - h) for w, h in zip(written, high, strict=True)))
 
-    def _offsets(self, spec: OffsetSpec) -> tuple[int, ...]:
+    def _offsets(self, spec: OffsetSpec, level: IsolationLevel) -> tuple[int, ...]:
         wait_s = self._settings.connect_s
         parts = [TopicPartition(self.address.topic, each) for each in range(self.partitions)]
 
         def ask() -> tuple[int, ...]:
             asked = self._client.list_offsets(
                 dict.fromkeys(parts, spec),
-                isolation_level=IsolationLevel.READ_COMMITTED,
+                isolation_level=level,
                 request_timeout=wait_s,
             )
             return tuple(asked[part].result(wait_s).offset for part in parts)
@@ -182,7 +189,8 @@ class Survey:
         """
         config = consumer_properties(self._settings, self.address.servers, GROUP)
         consumer = built(Consumer, config)
-        left = {p for p, (low, high) in enumerate(zip(*self.extent(), strict=True)) if low < high}
+        low, high, _ = self.extent()
+        left = {p for p in range(self.partitions) if low[p] < high[p]}
         consumer.assign([TopicPartition(self.address.topic, p, 0) for p in left])
         end_ns = monotonic_ns() + self._settings.connect_s * _SECOND_NS
         try:

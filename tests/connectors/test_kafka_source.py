@@ -194,6 +194,8 @@ def test_records_of_transactions(kafka: Kafka, topics: Callable[..., str]) -> No
     producer.produce(topic, values[30])
     producer.flush(PATIENCE_S)
     replay = Replay(kafka.servers, topic, capture={"batch_len": 7})
+    (line,) = replay.notices
+    assert "behind a transaction that is open: 1;" in line
     assert [row[1] for row in replay.rest()] == [*range(10), *range(20, 30)]
     assert replay.page()["file_bytes"] == replay.page()["file_bytes_all"] == 33
     producer.abort_transaction(PATIENCE_S)
