@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from flows.summary import Summary
 
 REFRESH_S = 0.1
+NOTHING_LEFT = "nothing was left to do: this is the account of the runs before"
 _STORE_ERRORS = (InconsistentPartitionsError, MissingPartitionsError, NoPartitionsError)
 
 _UNDELIVERABLE = Reason.UNDELIVERABLE.name.lower()
@@ -101,12 +102,15 @@ def replay(
 
 def _advise(run: Run, summary: Summary) -> None:
     """Say what a reader of the summary would otherwise have to guess."""
+    total = run.ledger.total()
     if summary.lost:
         lost = ", ".join(f"{count:,} of {topic}" for topic, count in summary.lost.items())
         run.notify(f"records were LOST: {lost}; with --recovery the next run would deliver them")
     elif summary.interrupted:
         ways = "the same command goes on there" if run.recovers else "start it again for the rest"
         run.notify(f"interrupted after {summary.packets_in:,} packets; {ways}")
+    elif summary.packets_in and summary.packets_in == total["packets_resumed"]:
+        run.notify(NOTHING_LEFT)
     elif summary.ignored.keys() - {_UNDELIVERABLE} and not summary.frames + _at_our_port(summary):
         port = run.settings.capture.port
         run.notify(f"no device frames to UDP port {port}; name another --port, or use --by host")

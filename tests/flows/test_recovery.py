@@ -19,7 +19,7 @@ import pytest
 
 from core.errors import PenstockError, SinkError, SourceError, UsageError
 from core.topics import FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
-from flows.replay import replay
+from flows.replay import NOTHING_LEFT, replay
 from tests.connectors.test_engine_store import HOLD
 from tests.disks import small_disk_at
 from tests.flows.runs import (
@@ -102,7 +102,10 @@ def test_stop_and_resume(
         assert whole[part][: len(lines)] == lines
     # Resumed to its end, and once more at its end, where it says the same and writes nothing.
     for packets_left in (True, False):
-        again = replayed(path, **rules, run={"sink": sink, "recovery": store})
+        said: list[str] = []
+        given = settings(path, **rules, run={"sink": sink, "recovery": store})
+        again = replay(given, said.append)
+        assert said == [NOTHING_LEFT] * (not packets_left)
         assert told(again) == told(summary)
         assert records(tmp_path / "out") == whole
         assert bool(again.packets_per_s) == packets_left
