@@ -3,10 +3,12 @@
 #
 # PYTHON=/path/to/python3.12  chooses the interpreter of .venv
 # TESTS="tests/core -k dam"   chooses tests for `make test`
+# JOBS=1                      runs them in one process; each that is more has a broker of its own
 
 BIN := .venv/bin
 READY := .venv/.complete
 TESTS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test broker lint check format bench lock wheel clean
@@ -26,7 +28,7 @@ demo: $(READY) ## Simulate a capture, replay it, and show what came out
 	@$(BIN)/python -m flows.demo
 
 test: $(READY) ## Run the whole suite
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
 
 broker: $(READY) ## Fetch the Kafka broker that tests run (they do it themselves when it is missing)
 	@$(BIN)/python -m tests.kafka.jars
