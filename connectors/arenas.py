@@ -1,0 +1,116 @@
+"""Arenas: memory lent to batches, which comes back by itself when nobody refers to it any more.
+
+Laws:
+
+1. There are never more arenas than at the start: memory is bounded whatever becomes of batches.
+2. An arena is not written again while an array over it lives, so that a batch handed on never
+   changes. Whoever keeps rows for long copies them (`core.batches.concat`), or keeps the arena.
+
+Source: numpy, "Array interface": arrays over a buffer keep the first array over it as their base,
+which is what is watched here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.datagrams import Datagrams
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class Arena:
+    """One arena under filling: room for bytes, and for a row of columns each.
+
+    Attributes:
+        memory: `uint8`; receives the bytes.
+        start, length, claimed_len, at_ns, sender_hi, sender_lo, sport, dport: Columns as those of
+            `Datagrams`, of as many rows as there may be.
+        rows: Rows used.
+        used: Bytes used.
+    """
+
+    memory: NDArray[np.uint8]
+    start: NDArray[np.int64]
+    length: NDArray[np.int32]
+    claimed_len: NDArray[np.int32]
+    at_ns: NDArray[np.int64]
+    sender_hi: NDArray[np.uint64]
+    sender_lo: NDArray[np.uint64]
+    sport: NDArray[np.int32]
+    dport: NDArray[np.int32]
+    rows: int = 0
+    used: int = 0
+
+    def batch(self, index: int, kernel_dropped: int) -> Datagrams:
+        """Return what was filled in, over this memory."""
+        columns = {name: getattr(self, name)[: self.rows] for name in Datagrams.COLUMNS}
+        return Datagrams(
+            arena=self.memory[: self.used], index=index, kernel_dropped=kernel_dropped, **columns
+        )
+
+
+class Arenas:
+    """A fixed number of arenas: free ones wait here, others are with whoever refers to them."""
+
+    def __init__(self, count: int, rows: int, bytes_: int) -> None:
+        """Set memory aside; the system gives it page by page, when it is first written.
+
+        Args:
+            count: Number of arenas.
+            rows: Rows of each.
+            bytes_: Bytes of each.
+        """
+        self.count = count
+        self._rows = rows
+        # Its `put` may be called while the same thread is inside another call of it, as it is here
+        # whenever an arena is let go of.
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(bytearray(_size(rows, bytes_)))
+
+    @property
+    def free(self) -> int:
+        """The number of arenas nobody uses."""
+        return self._free.qsize()
+
+    def take(self, wait_s: float) -> Arena | None:
+        """Return an empty arena, or `None` when none comes back within `wait_s` seconds."""
+        try:
+            memory = self._free.get(timeout=wait_s)
+        except Empty:
+            return None
+        whole = np.frombuffer(memory, np.uint8)
+        weakref.finalize(whole, self._free.put, memory).atexit = False
+        return _laid_out(whole, self._rows)
+
+
+def scratch(rows: int, bytes_: int) -> Arena:
+    """Return an arena of its own, to be filled over and over; no batch is to be made of it."""
+    return _laid_out(np.empty(_size(rows, bytes_), np.uint8), rows)
+
+
+def _size(rows: int, bytes_: int) -> int:
+    widths = sum(np.dtype(dtype).itemsize for dtype in Datagrams.COLUMNS.values())
+    return rows * widths + -(-bytes_ // 8) * 8
+
+
+def _laid_out(whole: NDArray[np.uint8], rows: int) -> Arena:
+    """Divide memory into bytes and columns."""
+    at = _size(0, whole.size - _size(rows, 0))
+    columns: dict[str, Any] = {}
+    memory = whole[:at]
+    # Wide columns first, so that each is aligned.
+    for name, dtype in sorted(
+        Datagrams.COLUMNS.items(), key=lambda each: -np.dtype(each[1]).itemsize
+    ):
+        end = at + rows * np.dtype(dtype).itemsize
+        columns[name], at = whole[at:end].view(dtype), end
+    return Arena(memory=memory, **columns)
