@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from connectors.arenas import scratch
 from core.datagrams import (
     CONTROL_BYTES,
     HEAD_WORDS,
@@ -31,12 +32,15 @@ from core.datagrams import (
     OFFSET,
     PLACE_FIELDS,
     ROWS,
+    TALLY_FIELDS,
     USED,
     unpack,
 )
 from core.errors import SourceError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from connectors.arenas import Arena
     from connectors.udp_socket import UdpSocket
 
@@ -93,7 +97,10 @@ class Receiver:
         self._words = heads.reshape(-1).view(np.int64)
         self._halves = self._words.view(np.int32)
         self._place = np.zeros(PLACE_FIELDS, np.int64)
+        self._found, self._host = np.zeros(3, np.int64), np.zeros(2, np.uint64)
         self._from: UdpSocket | None = None
+        # The first call of a kernel takes long; no datagram is to wait for it.
+        self._unpack(scratch(1, 1), 0, np.zeros(TALLY_FIELDS, np.int64))
 
     @property
     def pending(self) -> bool:
@@ -130,16 +137,19 @@ class Receiver:
         """
         if self._from is None:
             return True
+        self._unpack(arena, self._from.port, self._from.tally)
+        return not self.pending
+
+    def _unpack(self, arena: Arena, port: int, tally: NDArray[np.int64]) -> None:
         place = self._place
         place[ROWS], place[USED] = arena.rows, arena.used
         unpack(
             self._halves, self._words, self._names, self._control, self._slots, _STRIDE, SLOT_BYTES,
-            self._bytes_max, self._from.port, place, self._from.tally,
+            self._bytes_max, port, place, tally, self._found, self._host,
             arena.memory, arena.start, arena.length, arena.claimed_len, arena.at_ns,
             arena.sender_hi, arena.sender_lo, arena.sport, arena.dport,
         )  # fmt: skip
         arena.rows, arena.used = int(place[ROWS]), int(place[USED])
-        return not self.pending
 
     def _judge(self, code: int, socket: UdpSocket) -> None:
         if code in (errno.EAGAIN, errno.EINTR):

@@ -206,12 +206,12 @@ def _sender(names: Any, at: Any, host: Any) -> Any:
 
 @kernel(
     i8(
-        A_i4, A_i8, A_u1, A_u1, A_u1, i8, i8, i8, i8, A_i8, A_i8,
+        A_i4, A_i8, A_u1, A_u1, A_u1, i8, i8, i8, i8, A_i8, A_i8, A_i8, A_u8,
         A_u1, A_i8, A_i4, A_i4, A_i8, A_u8, A_u8, A_i4, A_i4,
-    ), allocates=True)  # fmt: skip
+    ))  # fmt: skip
 def unpack(
     halves: Any, words: Any, names: Any, control: Any, slots: Any, stride: Any, slot_bytes: Any,
-    bytes_max: Any, port: Any, place: Any, tally: Any,
+    bytes_max: Any, port: Any, place: Any, tally: Any, found: Any, host: Any,
     arena: Any, start: Any, length: Any, claimed_len: Any, at_ns: Any, sender_hi: Any,
     sender_lo: Any, sport: Any, dport: Any,
 ) -> Any:  # fmt: skip
@@ -231,6 +231,8 @@ def unpack(
         port: The port they came to.
         place: `(5,) int64`; where unpacking stands, read and written.
         tally: `(6,) int64`; what is known of the socket, read and written.
+        found: `(3,) int64`; for the use of this kernel.
+        host: `(2,) uint64`; likewise.
         arena: `uint8`; receives bytes.
         start: `(n,) int64`; column of `Datagrams`, as are those that follow; `n` rows at most.
         length: `(n,) int32`.
@@ -244,9 +246,7 @@ def unpack(
     Returns:
         The number of datagrams taken.
     """
-    found, host = np.zeros(3, np.int64), np.zeros(2, np.uint64)
-    row, used = place[ROWS], place[USED]
-    first = row
+    row, used, first = place[ROWS], place[USED], place[ROWS]
     while place[MESSAGE] < place[MESSAGES]:
         i = place[MESSAGE]
         size = int(halves[16 * i + _LEN])
