@@ -260,7 +260,8 @@ class UdpRing:
 
     def _hand_over(self) -> None:
         if self._filling is not None and self._filling.rows:
-            batch = self._filling.batch(self._handed, int(self._sums()[KERNEL_DROPPED]))
+            dropped = sum(int(socket.tally[KERNEL_DROPPED]) for socket in self._sockets)
+            batch = self._filling.batch(self._handed, dropped)
             self._handed += len(batch)
             self._filling = None
             self._full.put(batch)
