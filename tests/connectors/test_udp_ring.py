@@ -107,11 +107,12 @@ def test_both_families_and_their_senders(live: Opener) -> None:
 
 
 @pytest.mark.parametrize("gro", [True, False])
-def test_segments_of_one_message_are_datagrams(live: Opener, gro: bool) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_segments_of_one_message_are_datagrams(live: Opener, host: str, gro: bool) -> None:
     """What a sender gave as one message of segments is received as datagrams, the last shorter."""
-    got = live(udp=UdpOptions(gro=gro))
+    got = live(f"[{host}]:0" if ":" in host else f"{host}:0", udp=UdpOptions(gro=gro))
     payload = np.arange(2050, dtype=np.uint16).astype(np.uint8).tobytes()
-    one(got.sockets[0].port, payload, segment=100)
+    one(got.sockets[0].port, payload, segment=100, host=host)
     got.take(21)
     got.end()
     assert got.payloads() == [payload[i : i + 100] for i in range(0, 2050, 100)]
