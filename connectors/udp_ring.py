@@ -9,7 +9,8 @@ keep theirs while its 4-tuple is unchanged, because the kernel then keeps them o
 Laws:
 
 1. `sent = received + kernel_dropped + ring_dropped`, once the ring has ended, for all that reached
-   the sockets between `start` and the end.
+   the sockets between `start` and the end; `>=` where the kernel joined datagrams (`joined`) and
+   dropped some of them.
 2. When no arena is free, nothing is received: the receive buffers of the kernel fill and it drops
    what is newest, and counts it. To receive only to drop would take the processor from whoever is
    too slow already. The ring itself drops in one case: at the end, what waits in the kernel for
@@ -37,7 +38,7 @@ import numpy as np
 
 from connectors.arenas import Arena, Arenas, scratch
 from connectors.udp_receiver import Receiver
-from core.datagrams import BYTES, DATAGRAMS, KERNEL_DROPPED, TALLY_FIELDS, TRUNCATED
+from core.datagrams import BYTES, DATAGRAMS, JOINED, KERNEL_DROPPED, TALLY_FIELDS, TRUNCATED
 from core.errors import PenstockError, RunError
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ class UdpCounts(msgspec.Struct, frozen=True, kw_only=True):
         received: Datagrams put into arenas.
         received_bytes: Bytes they had.
         truncated: Of those, the ones cut short.
-        kernel_dropped: Messages the kernel dropped (`connectors.udp_socket`).
+        joined: Of those, the ones that the kernel had joined with others into one message.
+        kernel_dropped: Messages the kernel dropped: as many datagrams where none are joined, a
+            lower bound of them otherwise (`connectors.udp_socket`).
         ring_dropped: Datagrams dropped here at the end, for want of an arena.
         errors: Errors of the network that sockets told of; none of them cost a datagram.
     """
@@ -86,6 +89,7 @@ class UdpCounts(msgspec.Struct, frozen=True, kw_only=True):
     received: int
     received_bytes: int
     truncated: int
+    joined: int
     kernel_dropped: int
     ring_dropped: int
     errors: int
@@ -172,6 +176,7 @@ class UdpRing:
             received=int(kept[DATAGRAMS]),
             received_bytes=int(kept[BYTES]),
             truncated=int(kept[TRUNCATED]),
+            joined=int(kept[JOINED]),
             kernel_dropped=int(seen[KERNEL_DROPPED]),
             ring_dropped=int(self._dropped[DATAGRAMS]),
             errors=self._receiver.errors,

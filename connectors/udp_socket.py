@@ -7,9 +7,9 @@ Laws:
 3. `refuse` ends receipt without a gap in the account: from then on the kernel drops and counts what
    comes, and what came before can still be received.
 
-The kernel counts messages it drops. Where it joined datagrams before (UDP_GRO) and then drops them
-for want of room, it counts one for all; an account to the packet needs `gro=False`, or a buffer
-that is large enough.
+The kernel counts messages it drops. Where it joined datagrams before (UDP_GRO), up to 64 and more,
+and then has no room for them, it counts one for all: its number is a lower bound then. An account
+to the packet needs `gro=False`, where it counts every one, or a buffer that never overflows.
 
 Sources: socket(7), udp(7), ip(7), ipv6(7); Linux include/uapi/linux/sock_diag.h (SO_MEMINFO).
 """
@@ -72,7 +72,7 @@ class UdpSocket:
         port: The port it is bound to.
         granted_bytes: Receive buffer in the measure of `UdpOptions.buffer_bytes`.
         gro: Whether messages may hold several datagrams.
-        tally: `(6,) int64`; sums by `core.datagrams`, written by whoever receives.
+        tally: `(7,) int64`; sums by `core.datagrams`, written by whoever receives.
     """
 
     handle: socket.socket

@@ -53,8 +53,8 @@ _SECONDS_MAX = 9_000_000_000
 MESSAGES, MESSAGE, OFFSET, ROWS, USED = range(5)
 PLACE_FIELDS = 5
 # What is known of one socket, most of it sums since it was opened.
-AT_NS, DROP_MARK, KERNEL_DROPPED, DATAGRAMS, BYTES, TRUNCATED = range(6)
-TALLY_FIELDS = 6
+AT_NS, DROP_MARK, KERNEL_DROPPED, DATAGRAMS, BYTES, TRUNCATED, JOINED = range(7)
+TALLY_FIELDS = 7
 
 _LITTLE = sys.byteorder == "little"
 _MAPPED = IPV4_MAPPED << np.uint64(32)
@@ -217,11 +217,9 @@ def unpack(
 ) -> Any:  # fmt: skip
     """Take datagrams out of the buffers of `recvmmsg` until they are empty or the arena is full.
 
-    Message headers that are done are made ready for the next call.
-
     Args:
         halves: `(16 m,) int32`; the headers of `m` messages.
-        words: `(8 m,) int64`; the same memory.
+        words: `(8 m,) int64`; the same memory. Those that are done are ready for the next call.
         names: `(32 m,) uint8`; senders.
         control: `(128 m,) uint8`; control messages.
         slots: `uint8`; what was received, that of message `i` from `i · stride` on.
@@ -230,7 +228,7 @@ def unpack(
         bytes_max: Bytes kept of a datagram; at most the size of the arena.
         port: The port they came to.
         place: `(5,) int64`; where unpacking stands, read and written.
-        tally: `(6,) int64`; what is known of the socket, read and written.
+        tally: `(7,) int64`; what is known of the socket, read and written.
         found: `(3,) int64`; for the use of this kernel.
         host: `(2,) uint64`; likewise.
         arena: `uint8`; receives bytes.
@@ -272,6 +270,7 @@ def unpack(
             tally[DATAGRAMS] += 1
             tally[BYTES] += claim
             tally[TRUNCATED] += 1 if kept < claim else 0
+            tally[JOINED] += 1 if claim < size else 0
             row, used, offset = row + 1, used + kept, offset + claim
             if offset >= size:
                 break

@@ -116,7 +116,9 @@ def test_segments_of_one_message_are_datagrams(live: Opener, host: str, gro: boo
     got.take(21)
     got.end()
     assert got.payloads() == [payload[i : i + 100] for i in range(0, 2050, 100)]
-    if gro and got.sockets[0].gro:
+    joined = gro and got.sockets[0].gro
+    assert got.ring.counts().joined == (21 if joined else 0)
+    if joined:
         assert np.unique(np.concatenate([batch.at_ns for batch in got.got])).size == 1
 
 
@@ -166,6 +168,24 @@ def test_a_sender_that_is_faster_is_accounted_for(live: Opener) -> None:
     assert sent == counts.received + counts.kernel_dropped + counts.ring_dropped
     assert counts.received == sum(map(len, got.got))
     assert [b.index for b in got.got] == np.cumsum([0, *map(len, got.got[:-1])]).tolist()
+
+
+@pytest.mark.parametrize("gro", [True, False])
+def test_joined_datagrams_that_are_dropped_make_the_count_a_lower_bound(
+    live: Opener, gro: bool
+) -> None:
+    """The kernel counts a message of segments as one, unless it has to split it."""
+    got = live(udp=UdpOptions(buffer_bytes=20_000, gro=gro), ring=RingOptions(arenas=2))
+    with Sender(got.sockets[0].port, bytes(64), gso=True) as sender:
+        sent = sum(sender.send() for _ in range(10))
+    got.end()
+    counts = got.ring.counts()
+    assert counts.kernel_dropped > 0
+    if counts.joined:
+        assert sent > counts.received + counts.kernel_dropped + counts.ring_dropped
+    else:
+        assert sent == counts.received + counts.kernel_dropped + counts.ring_dropped
+    assert bool(counts.joined) == (gro and got.sockets[0].gro)
 
 
 def test_a_full_ring_leaves_the_rest_to_the_kernel_and_counts_what_it_drops_itself(
