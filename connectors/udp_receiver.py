@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from connectors.arenas import Arena
     from connectors.udp_socket import UdpSocket
 
-MESSAGES_MAX = 128
-"""Messages of one call."""
+MESSAGES_MAX = 256
+"""Messages of one call. Between calls the thread needs the GIL, which a worker busy with Python
+gives up every 5 ms only: what one call takes is what then keeps the receive buffer from filling."""
 SLOT_BYTES = 65_536
 """More than any message: IP's lengths have 16 bits, and the kernel joins no more than that."""
 # Slots whose first lines fall into the same sets of a cache would push each other out of it.
