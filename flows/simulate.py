@@ -32,6 +32,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from core.errors import SinkError, UsageError
+from core.odd import ODD, odd_each
 from core.reasons import FIRST_MALFORMED, Reason
 from core.scenario import FRAMES_MAX, Kind, Plan, Traffic
 
@@ -71,12 +72,6 @@ REASON_OF = {
 }
 """Kind of a packet, as the summary names it, → what decoding calls it."""
 
-ODD_SHARE = 0.004
-"""Packets of each kind that is made here, for each payload."""
-ODD_EACH_MIN = 8
-ODD_SCENARIOS = ("malformed", "mixed")
-
-_ODD = tuple(name for name in REASON_OF if name.upper() not in Kind.__members__)
 _ODD_VARIANTS = 16
 _CHUNK_PACKETS = 8_192
 _PAD_BYTES = 60
@@ -162,9 +157,9 @@ def simulate(
     traffic = Traffic(scenario, devices, rate_hz, seconds, rng, start_ns)
     if not 0 <= start_ns <= (2**32 - 1) * 10**9 - traffic.end_ns:
         raise UsageError(f"start_ns {start_ns} is out of bounds: pcap ends with the year 2105")
-    sender = _Sender(traffic, port, odd=scenario in ODD_SCENARIOS)
+    sender = _Sender(traffic, port)
     written = _write(path, sender)
-    names = [*(kind.name.lower() for kind in Kind), *_ODD]
+    names = [*(kind.name.lower() for kind in Kind), *ODD]
     counts = dict(zip(names, sender.counts.tolist(), strict=True))
     present = [(name, reason) for name, reason in REASON_OF.items() if counts[name]]
     return SimulationSummary(
@@ -205,22 +200,22 @@ def _write(path: Path, sender: _Sender) -> int:
 class _Sender:
     """Puts headers round the payloads of a scenario, and odd packets between them."""
 
-    def __init__(self, traffic: Traffic, port: int, *, odd: bool) -> None:
+    def __init__(self, traffic: Traffic, port: int) -> None:
         self._traffic = traffic
         self.seen = np.zeros(traffic.population, np.bool_)
-        self.counts = np.zeros(len(Kind) + len(_ODD), np.int64)
+        self.counts = np.zeros(len(Kind) + len(ODD), np.int64)
         heads, self._head_len, self._network, self._version6 = _heads(traffic.population, port)
         self._width = heads.shape[1]
-        each = max(int(ODD_SHARE * traffic.frames_max), ODD_EACH_MIN) if odd else 0
-        if traffic.frames_max + each * len(_ODD) > FRAMES_MAX:
+        each = odd_each(traffic)
+        if traffic.frames_max + each * len(ODD) > FRAMES_MAX:
             much = f"rate_hz {traffic.rate_hz}: more than {FRAMES_MAX:,} packets"
             raise UsageError(f"{much}; lower rate_hz, seconds or devices")
-        packets = [_odd(kind, port, j) for kind in _ODD for j in range(_ODD_VARIANTS)]
+        packets = [_odd(kind, port, j) for kind in ODD for j in range(_ODD_VARIANTS)]
         self._odd_len = np.array([len(packet) for packet in packets], np.int64)
         self._odd_at = heads.size + np.cumsum(self._odd_len) - self._odd_len
         self._all = np.concatenate([heads.reshape(-1), np.frombuffer(b"".join(packets), np.uint8)])
         # Kinds take turns, so that each has its share; times are even but for their jitter.
-        self._odd = np.arange(each * len(_ODD))
+        self._odd = np.arange(each * len(ODD))
         gap_ns = traffic.end_ns / max(self._odd.size, 1)
         late = traffic.rng.random(self._odd.size)
         self._odd_ns = traffic.start_ns + ((self._odd + late) * gap_ns).astype(np.int64)
@@ -236,11 +231,11 @@ class _Sender:
 
     def _merge(self, plan: Plan, odd: I8) -> Iterator[tuple[U1, U1, Packets]]:
         self.counts[: len(Kind)] += np.bincount(plan.kind, minlength=len(Kind))
-        self.counts[len(Kind) :] += np.bincount(odd % len(_ODD), minlength=len(_ODD))
+        self.counts[len(Kind) :] += np.bincount(odd % len(ODD), minlength=len(ODD))
         self.seen[plan.device[plan.kind == Kind.WELL_FORMED]] = True
         # What is too large for IPv4 comes from one more sender, who is on IPv6.
         who = np.where(plan.kind == Kind.BODY_TOO_LARGE, self.seen.size, plan.device)
-        which = odd % len(_ODD) * _ODD_VARIANTS + odd // len(_ODD) % _ODD_VARIANTS
+        which = odd % len(ODD) * _ODD_VARIANTS + odd // len(ODD) % _ODD_VARIANTS
         packets = np.zeros(len(plan) + odd.size, _PACKET)
         ours, others = packets[: len(plan)], packets[len(plan) :]
         ours["at_ns"], ours["body"], ours["body_len"] = plan.at_ns, plan.start, plan.length
