@@ -1,7 +1,7 @@
 """The only place that reads a clock.
 
 Nothing that decides about a packet calls this: time inside the graph is packet time. What is left
-is pacing a replay, measuring how long a run took, and refreshing a progress bar.
+is pacing a replay or a sender, measuring how long a run took, and refreshing a progress bar.
 """
 
 from __future__ import annotations
@@ -17,3 +17,9 @@ def monotonic_ns() -> int:
 def cpu_ns() -> int:
     """Return the CPU time of this process in ns, all threads together."""
     return time.process_time_ns()
+
+
+def sleep_until(at_ns: int) -> None:
+    """Sleep until `monotonic_ns` has reached a time; signals are handled in between."""
+    if (left_ns := at_ns - monotonic_ns()) > 0:
+        time.sleep(left_ns * 1e-9)

@@ -1,0 +1,264 @@
+"""The sender: payloads as UDP datagrams, each at its time.
+
+Laws:
+
+1. No datagram goes out before its time. Times are absolute, so that what was late does not make
+   later ones late.
+2. A burst is at most `BURST_MIN` datagrams or what `BURST_NS` hold at the rate asked, whichever is
+   more, and bursts are `GAP_NS` apart, also when there is something to catch up with.
+3. Datagrams of one device leave in their order, all through one socket.
+4. Every datagram is sent, or counted as unsent under the name of the error. An error that speaks of
+   an earlier datagram (nobody listens, says ICMP) is counted, and the datagram sent all the same.
+
+Guarantee: none. UDP promises nothing, and `sent` says that the network took it.
+
+`sendmmsg` is called through ctypes, which releases the GIL; its headers are laid out by numpy for
+thousands of datagrams at once, beside and not within the time of sending.
+
+Not here: what is sent (`core.scenario`), and who makes it ahead of its time (`flows.send`).
+Source: sendmmsg(2), udp(7), ip(7) and ipv6(7) for IP_RECVERR, without which a full queue of an
+interface would swallow datagrams in silence.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from connectors.clock import monotonic_ns, sleep_until
+from core.endpoint import Endpoint
+from core.errors import SinkError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from core.scenario import Plan
+
+BURST_MIN = 64
+BURST_NS = 1_000_000
+GAP_NS = 250_000
+"""Shortest time from one burst to the next: 4,000 wakes a second are a few percent of a core."""
+SOURCES_MAX = 256
+
+_NAP_NS = 50_000_000  # longest sleep before somebody looks whether to stop
+_ROOM_NS = 1_000_000  # how long to wait when a queue below us is full
+_CALL_MAX = 1024  # messages the kernel takes in one call (UIO_MAXIOV)
+_PAYLOAD_BYTES_MAX = {socket.AF_INET: 0xFFFF - 20 - 8, socket.AF_INET6: 0xFFFF - 8}
+_TIMEVAL = struct.pack("@ll", 0, 100_000)
+_RECVERR = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
+}
+
+_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)  # the datagram may go in a moment
+_EARLIER = (errno.ECONNREFUSED,)  # said of a datagram that went before
+
+# struct mmsghdr of 64-bit Linux, as far as it is not zero: the pieces of a datagram, and how many.
+_MESSAGE = np.dtype({"names": ["iov", "iov_len"], "formats": ["u8", "u8"], "offsets": [16, 24],
+                     "itemsize": 64})  # fmt: skip
+# struct iovec: where a piece begins, and its bytes.
+_PIECE = np.dtype([("base", "u8"), ("bytes", "u8")])
+
+_sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
+_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+
+
+@dataclass(slots=True)
+class Lane:
+    """What one socket is to send of a plan, laid out for the kernel.
+
+    Attributes:
+        rows: `(n,) int64`; which rows of the plan these are.
+        at_ns: `(n,) int64`; when each is due, ns after the beginning.
+        done: Rows dealt with.
+        unsent: Positions of those that could not be sent.
+    """
+
+    rows: NDArray[np.int64]
+    at_ns: NDArray[np.int64]
+    messages: NDArray[np.void]
+    pieces: NDArray[np.void]
+    done: int = 0
+    unsent: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Load:
+    """A plan laid out: a lane for each socket.
+
+    Attributes:
+        plan: What is sent; its times are ns after the beginning.
+        lanes: Who sends which rows.
+    """
+
+    plan: Plan
+    lanes: list[Lane]
+
+    def sent(self) -> NDArray[np.int64]:
+        """Return the rows of the plan that were sent so far."""
+        parts = [np.delete(lane.rows[: lane.done], lane.unsent) for lane in self.lanes]
+        return np.concatenate(parts)
+
+
+class Sender:
+    """Sockets connected to one endpoint, and the pace at which they send.
+
+    Args:
+        to: Where to; a name is looked up once, and its first address taken.
+        rate_hz: Datagrams per second asked for, which sets the size of bursts.
+        sources: Sockets, each with a port of its own, 1 … `SOURCES_MAX`; devices are spread over
+            them.
+        stopping: Tells whether to end early.
+        on_error: Is told the number of an error, once for each, when it first comes.
+        now: The clock, and
+        until: how to sleep until a time of it, both in ns.
+
+    Attributes:
+        address: Where datagrams go to, as numbers.
+        payload_bytes_max: Largest payload of a datagram there.
+        errors: How often the system gave which error, by its name.
+        late_ns_max: How long after its time the latest datagram was sent, ns.
+
+    Raises:
+        UsageError: `sources` is out of bounds.
+        SinkError: The host is not known, or there is no way to it.
+    """
+
+    def __init__(
+        self,
+        to: Endpoint,
+        rate_hz: float,
+        sources: int,
+        stopping: Callable[[], bool],
+        on_error: Callable[[int], None] = lambda _: None,
+        now: Callable[[], int] = monotonic_ns,
+        until: Callable[[int], None] = sleep_until,
+    ) -> None:
+        if not 1 <= sources <= SOURCES_MAX:
+            raise UsageError(f"sources {sources} is out of bounds: give 1 to {SOURCES_MAX}")
+        self._stopping, self._on_error = stopping, on_error
+        self._now, self._until = now, until
+        burst = max(BURST_MIN, int(rate_hz * BURST_NS * 1e-9))
+        self._burst = -(-burst // sources)
+        family, place = _look_up(to)
+        self.payload_bytes_max = _PAYLOAD_BYTES_MAX[family]
+        self.address = str(Endpoint(str(place[0]), int(place[1])))
+        self.errors: Counter[str] = Counter()
+        self.late_ns_max = 0
+        self._sockets: list[socket.socket] = []
+        try:
+            for _ in range(sources):
+                self._sockets.append(socket.socket(family, socket.SOCK_DGRAM))
+                # A full buffer is waited for, but not for so long that nobody could end us.
+                self._sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
+                self._sockets[-1].setsockopt(*_RECVERR[family], 1)
+                self._sockets[-1].connect(place)
+        except OSError as error:
+            self.close()
+            why = error.strerror or error
+            raise SinkError(f"{to}: cannot be sent to: {why}; name another endpoint") from error
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for each in self._sockets:
+            each.close()
+
+    def lay_out(self, plan: Plan) -> Load:
+        """Prepare a plan for sending; may be called by another thread than the one that sends.
+
+        What is too large for a datagram (`payload_bytes_max`) is in no lane.
+        """
+        lanes = []
+        whose = np.where(plan.length > self.payload_bytes_max, -1, plan.device % len(self._sockets))
+        for source in range(len(self._sockets)):
+            rows = np.flatnonzero(whose == source)
+            pieces = np.zeros(rows.size, _PIECE)
+            pieces["base"] = plan.arena.ctypes.data + plan.start[rows]
+            pieces["bytes"] = plan.length[rows]
+            messages = np.zeros(rows.size, _MESSAGE)
+            messages["iov"] = pieces.ctypes.data + _PIECE.itemsize * np.arange(rows.size)
+            messages["iov_len"] = 1
+            lanes.append(Lane(rows, plan.at_ns[rows], messages, pieces))
+        return Load(plan, lanes)
+
+    def send(self, load: Load, begun_ns: int) -> None:
+        """Send everything of a load, each datagram at its time, or until stopped.
+
+        Args:
+            load: What to send; its lanes say how far it came.
+            begun_ns: When the sending began, by the clock.
+        """
+        while not self._stopping():
+            woken_ns = self._now()
+            next_ns = None
+            for of, lane in zip(self._sockets, load.lanes, strict=True):
+                if lane.done < lane.rows.size:
+                    self._send_due(of, lane, woken_ns - begun_ns)
+                if lane.done < lane.rows.size:
+                    at_ns = begun_ns + int(lane.at_ns[lane.done])
+                    next_ns = at_ns if next_ns is None else min(next_ns, at_ns)
+            if next_ns is None:
+                return
+            self.rest(max(next_ns, woken_ns + GAP_NS))
+
+    def rest(self, at_ns: int) -> None:
+        """Wait until a time, or until stopped."""
+        while (now_ns := self._now()) < at_ns and not self._stopping():
+            self._until(min(at_ns, now_ns + _NAP_NS))
+
+    def _send_due(self, of: socket.socket, lane: Lane, passed_ns: int) -> None:
+        """Send one burst of what is due."""
+        due = int(lane.at_ns.searchsorted(passed_ns, side="right"))
+        due = min(due, lane.done + self._burst)
+        if due == lane.done:
+            return
+        self.late_ns_max = max(self.late_ns_max, passed_ns - int(lane.at_ns[lane.done]))
+        begin, cut_short = lane.messages.ctypes.data, 0
+        while lane.done < due and not self._stopping():
+            count = min(due - lane.done, _CALL_MAX)
+            sent = _sendmmsg(of.fileno(), begin + _MESSAGE.itemsize * lane.done, count, 0)
+            if sent < 0:
+                self._failed(ctypes.get_errno(), lane)
+            else:
+                lane.done += sent
+                cut_short += sent < count
+        # The error that cut a call short is forgotten by the kernel when it returns what it sent.
+        # If it speaks of earlier datagrams, the last one of them has left it once more.
+        if number := of.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._count(number, 1 + cut_short)
+
+    def _failed(self, number: int, lane: Lane) -> None:
+        """Decide what an error means for the datagram it was given for."""
+        if number == errno.EINTR:
+            return
+        self._count(number, 1)
+        if number in _ROOM:
+            self._until(self._now() + _ROOM_NS)
+        elif number not in _EARLIER:
+            lane.unsent.append(lane.done)
+            lane.done += 1
+
+    def _count(self, number: int, times: int) -> None:
+        name = errno.errorcode.get(number, f"errno {number}")
+        if name not in self.errors:
+            self._on_error(number)
+        self.errors[name] += times
+
+
+def _look_up(to: Endpoint) -> tuple[socket.AddressFamily, Any]:
+    """Return the first address of an endpoint, as its family has addresses."""
+    try:
+        found = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "not a name of a host"
+        raise SinkError(f"{to}: {why}; name a host that is known, or an address") from error
+    return found[0][0], found[0][4]
