@@ -1,4 +1,4 @@
-"""The command line: `penstock replay | simulate | config | topics | dlq | --version`.
+"""The command line: `penstock replay | simulate | send | config | topics | dlq | --version`.
 
 Laws:
 
@@ -268,6 +268,46 @@ def simulate(
         put(msgspec.json.encode(done).decode())
     else:
         put(f"{out}: {done.packets:,} packets of {done.devices:,} devices, {done.bytes:,} bytes")
+
+
+@app.command()
+def send(
+    to: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where to; IPv6 as [::1]:9999.")],
+    scenario: Annotated[
+        str, typer.Option(help="steady, herd, flood, malformed, drift or mixed.")
+    ] = "mixed",
+    devices: Annotated[int, typer.Option(help="Devices that report.")] = 300,
+    rate: Annotated[float, typer.Option(help="Frames/s of all devices together.")] = 1500.0,
+    seconds: Annotated[float, typer.Option(help="How long to send.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="The same seed sends the same payloads.")] = 1,
+    sources: Annotated[
+        int, typer.Option(help="Sockets, and so ports, that devices are spread over.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was sent as JSON.")] = False,
+) -> None:
+    """Send simulated device traffic as UDP datagrams."""
+    import threading
+
+    import msgspec
+
+    from connectors.signals import stop_on_signals
+    from core.endpoint import parse
+    from flows.send import send as carry
+
+    endpoint, stopping = parse(to), threading.Event()
+    restore = stop_on_signals(stopping)
+    try:
+        done = carry(
+            endpoint, scenario=scenario, devices=devices, rate_hz=rate, seconds=seconds, seed=seed,
+            sources=sources, stopping=stopping, notify=say,
+        )  # fmt: skip
+    finally:
+        restore()
+    if as_json:
+        put(msgspec.json.encode(done).decode())
+    else:
+        put(done.line())
+    raise typer.Exit(1 if done.unsent and not done.sent else 0)
 
 
 @config_app.command("show")
