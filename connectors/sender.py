@@ -5,7 +5,8 @@ Laws:
 1. No datagram goes out before its time. Times are absolute, so that what was late does not make
    later ones late.
 2. A burst is at most `BURST_MIN` datagrams or what `BURST_NS` hold at the rate asked, whichever is
-   more, and bursts are `GAP_NS` apart, also when there is something to catch up with.
+   more. Bursts are `GAP_NS` apart when there is something to catch up with; else so far apart that
+   about half of `BURST_MIN` are due, if that is no more than `CALM_NS`.
 3. Datagrams of one device leave in their order, all through one socket.
 4. Every datagram is sent, or counted as unsent under the name of the error. An error that speaks of
    an earlier datagram (nobody listens, says ICMP) is counted, and the datagram sent all the same.
@@ -16,8 +17,8 @@ Guarantee: none. UDP promises nothing, and `sent` says that the network took it.
 thousands of datagrams at once, beside and not within the time of sending.
 
 Not here: what is sent (`core.scenario`), and who makes it ahead of its time (`flows.send`).
-Source: sendmmsg(2), udp(7), ip(7) and ipv6(7) for IP_RECVERR, without which a full queue of an
-interface would swallow datagrams in silence.
+Source: sendmmsg(2); udp(7) for UDP_SEGMENT; ip(7) and ipv6(7) for IP_RECVERR, without which a full
+queue of an interface would swallow datagrams in silence.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from connectors.clock import monotonic_ns, sleep_until
+from core.bundles import bundle
 from core.endpoint import Endpoint
 from core.errors import SinkError, UsageError
 
@@ -46,7 +48,9 @@ if TYPE_CHECKING:
 BURST_MIN = 64
 BURST_NS = 1_000_000
 GAP_NS = 250_000
-"""Shortest time from one burst to the next: 4,000 wakes a second are a few percent of a core."""
+"""Shortest time from one burst to the next."""
+CALM_NS = 1_000_000
+"""Longest time that a datagram waits for others, because waking costs more than sending."""
 SOURCES_MAX = 256
 
 _NAP_NS = 50_000_000  # longest sleep before somebody looks whether to stop
@@ -62,9 +66,14 @@ _RECVERR = {
 _ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)  # the datagram may go in a moment
 _EARLIER = (errno.ECONNREFUSED,)  # said of a datagram that went before
 
-# struct mmsghdr of 64-bit Linux, as far as it is not zero: the pieces of a datagram, and how many.
-_MESSAGE = np.dtype({"names": ["iov", "iov_len"], "formats": ["u8", "u8"], "offsets": [16, 24],
-                     "itemsize": 64})  # fmt: skip
+# struct mmsghdr of 64-bit Linux, as far as it is not zero: pieces and control message.
+_MESSAGE = np.dtype({"names": ["iov", "iov_len", "control", "control_len"], "formats": ["u8"] * 4,
+                     "offsets": [16, 24, 32, 40], "itemsize": 64})  # fmt: skip
+# struct cmsghdr and what it holds: the bytes of each segment of a message.
+_SEGMENT = np.dtype({"names": ["len", "level", "type", "bytes"],
+                     "formats": ["u8", "i4", "i4", "u2"],
+                     "offsets": [0, 8, 12, 16], "itemsize": 24})  # fmt: skip
+_SEGMENT_LEN, _SOL_UDP, _UDP_SEGMENT = 18, 17, 103
 # struct iovec: where a piece begins, and its bytes.
 _PIECE = np.dtype([("base", "u8"), ("bytes", "u8")])
 
@@ -77,18 +86,31 @@ class Lane:
     """What one socket is to send of a plan, laid out for the kernel.
 
     Attributes:
-        rows: `(n,) int64`; which rows of the plan these are.
-        at_ns: `(n,) int64`; when each is due, ns after the beginning.
-        done: Rows dealt with.
-        unsent: Positions of those that could not be sent.
+        rows: `(n,) int64`; which rows of the plan these are, in the order they are sent in.
+        ends: `(m,) int64`; how many of them are sent by the end of each message.
+        at_ns: `(m,) int64`; when each message is due, ns after the beginning.
+        begin: Where in memory their headers begin, and
+        parts: what keeps them there.
+        done: Messages dealt with.
+        unsent: Which of these could not be sent.
     """
 
     rows: NDArray[np.int64]
+    ends: NDArray[np.int64]
     at_ns: NDArray[np.int64]
-    messages: NDArray[np.void]
-    pieces: NDArray[np.void]
+    begin: int
+    parts: tuple[NDArray[np.void], ...]
     done: int = 0
     unsent: list[int] = field(default_factory=list)
+
+    def until(self, passed_ns: int, burst: int) -> int:
+        """Return up to which message a burst goes that begins now: none, one, or what fits."""
+        due = int(self.at_ns.searchsorted(passed_ns, side="right"))
+        if due > self.done + 1:
+            before = int(self.ends[self.done - 1]) if self.done else 0
+            fits = int(self.ends.searchsorted(before + burst, side="right"))
+            due = min(due, max(fits, self.done + 1))
+        return due
 
 
 @dataclass(slots=True)
@@ -103,9 +125,14 @@ class Load:
     plan: Plan
     lanes: list[Lane]
 
-    def sent(self) -> NDArray[np.int64]:
-        """Return the rows of the plan that were sent so far."""
-        parts = [np.delete(lane.rows[: lane.done], lane.unsent) for lane in self.lanes]
+    def rows(self, *, sent: bool) -> NDArray[np.int64]:
+        """Return the rows of the plan that were sent so far, or those that could not be."""
+        parts = []
+        for lane in self.lanes:
+            of = np.zeros(lane.ends.size, np.bool_)
+            of[: lane.done] = sent
+            of[lane.unsent] = not sent
+            parts.append(lane.rows[np.repeat(of, np.diff(lane.ends, prepend=0))])
         return np.concatenate(parts)
 
 
@@ -115,6 +142,8 @@ class Sender:
     Args:
         to: Where to; a name is looked up once, and its first address taken.
         rate_hz: Datagrams per second asked for, which sets the size of bursts.
+        gso: Whether datagrams of one length that are due within `GAP_NS` go to the kernel as one
+            message (`core.bundles`), which costs a third; a receiver with UDP_GRO gets them as one.
         sources: Sockets, each with a port of its own, 1 … `SOURCES_MAX`; devices are spread over
             them.
         stopping: Tells whether to end early.
@@ -139,6 +168,8 @@ class Sender:
         rate_hz: float,
         sources: int,
         stopping: Callable[[], bool],
+        *,
+        gso: bool = False,
         on_error: Callable[[int], None] = lambda _: None,
         now: Callable[[], int] = monotonic_ns,
         until: Callable[[int], None] = sleep_until,
@@ -146,9 +177,10 @@ class Sender:
         if not 1 <= sources <= SOURCES_MAX:
             raise UsageError(f"sources {sources} is out of bounds: give 1 to {SOURCES_MAX}")
         self._stopping, self._on_error = stopping, on_error
-        self._now, self._until = now, until
+        self._now, self._until, self._gso = now, until, gso
         burst = max(BURST_MIN, int(rate_hz * BURST_NS * 1e-9))
         self._burst = -(-burst // sources)
+        self._calm_ns = int(min(CALM_NS, max(GAP_NS, BURST_MIN / 2 / rate_hz * 1e9)))
         family, place = _look_up(to)
         self.payload_bytes_max = _PAYLOAD_BYTES_MAX[family]
         self.address = str(Endpoint(str(place[0]), int(place[1])))
@@ -181,13 +213,12 @@ class Sender:
         whose = np.where(plan.length > self.payload_bytes_max, -1, plan.device % len(self._sockets))
         for source in range(len(self._sockets)):
             rows = np.flatnonzero(whose == source)
-            pieces = np.zeros(rows.size, _PIECE)
-            pieces["base"] = plan.arena.ctypes.data + plan.start[rows]
-            pieces["bytes"] = plan.length[rows]
-            messages = np.zeros(rows.size, _MESSAGE)
-            messages["iov"] = pieces.ctypes.data + _PIECE.itemsize * np.arange(rows.size)
-            messages["iov_len"] = 1
-            lanes.append(Lane(rows, plan.at_ns[rows], messages, pieces))
+            ends = 1 + np.arange(rows.size)
+            if self._gso:
+                device, length = plan.device[rows], plan.length[rows]
+                order, ends = bundle(plan.at_ns[rows], device, length, GAP_NS)
+                rows = rows[order]
+            lanes.append(_lane(plan, rows, ends))
         return Load(plan, lanes)
 
     def send(self, load: Load, begun_ns: int) -> None:
@@ -201,14 +232,15 @@ class Sender:
             woken_ns = self._now()
             next_ns = None
             for of, lane in zip(self._sockets, load.lanes, strict=True):
-                if lane.done < lane.rows.size:
+                if lane.done < lane.ends.size:
                     self._send_due(of, lane, woken_ns - begun_ns)
-                if lane.done < lane.rows.size:
+                if lane.done < lane.ends.size:
                     at_ns = begun_ns + int(lane.at_ns[lane.done])
                     next_ns = at_ns if next_ns is None else min(next_ns, at_ns)
             if next_ns is None:
                 return
-            self.rest(max(next_ns, woken_ns + GAP_NS))
+            behind = next_ns <= woken_ns
+            self.rest(woken_ns + GAP_NS if behind else max(next_ns, woken_ns + self._calm_ns))
 
     def rest(self, at_ns: int) -> None:
         """Wait until a time, or until stopped."""
@@ -217,15 +249,14 @@ class Sender:
 
     def _send_due(self, of: socket.socket, lane: Lane, passed_ns: int) -> None:
         """Send one burst of what is due."""
-        due = int(lane.at_ns.searchsorted(passed_ns, side="right"))
-        due = min(due, lane.done + self._burst)
+        due = lane.until(passed_ns, self._burst)
         if due == lane.done:
             return
         self.late_ns_max = max(self.late_ns_max, passed_ns - int(lane.at_ns[lane.done]))
-        begin, cut_short = lane.messages.ctypes.data, 0
+        cut_short = 0
         while lane.done < due and not self._stopping():
             count = min(due - lane.done, _CALL_MAX)
-            sent = _sendmmsg(of.fileno(), begin + _MESSAGE.itemsize * lane.done, count, 0)
+            sent = _sendmmsg(of.fileno(), lane.begin + _MESSAGE.itemsize * lane.done, count, 0)
             if sent < 0:
                 self._failed(ctypes.get_errno(), lane)
             else:
@@ -252,6 +283,27 @@ class Sender:
         if name not in self.errors:
             self._on_error(number)
         self.errors[name] += times
+
+
+def _lane(plan: Plan, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> Lane:
+    """Lay out rows of a plan as messages, each of the rows up to its end."""
+    pieces = np.zeros(rows.size, _PIECE)
+    pieces["base"] = plan.arena.ctypes.data + plan.start[rows]
+    pieces["bytes"] = plan.length[rows]
+    count = np.diff(ends, prepend=0)
+    messages = np.zeros(ends.size, _MESSAGE)
+    messages["iov"] = pieces.ctypes.data + _PIECE.itemsize * (ends - count)
+    messages["iov_len"] = count
+    segments = np.zeros(ends.size, _SEGMENT)
+    segments["len"], segments["level"], segments["type"] = _SEGMENT_LEN, _SOL_UDP, _UDP_SEGMENT
+    segments["bytes"] = plan.length[rows[ends - 1]].astype(np.uint16)
+    several = np.flatnonzero(count > 1)
+    messages["control"][several] = segments.ctypes.data + _SEGMENT.itemsize * several
+    messages["control_len"][several] = _SEGMENT.itemsize
+    # A message goes when the last of its rows is due; none goes before those ahead of it.
+    last = np.maximum.accumulate(plan.at_ns[rows])
+    parts = (messages, pieces, segments)
+    return Lane(rows, ends, last[ends - 1], messages.ctypes.data, parts)
 
 
 def _look_up(to: Endpoint) -> tuple[socket.AddressFamily, Any]:

@@ -283,6 +283,9 @@ def send(
     sources: Annotated[
         int, typer.Option(help="Sockets, and so ports, that devices are spread over.")
     ] = 1,
+    gso: Annotated[
+        bool, typer.Option("--gso", help="Hand over datagrams of one length together: cheaper.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was sent as JSON.")] = False,
 ) -> None:
     """Send simulated device traffic as UDP datagrams."""
@@ -299,7 +302,7 @@ def send(
     try:
         done = carry(
             endpoint, scenario=scenario, devices=devices, rate_hz=rate, seconds=seconds, seed=seed,
-            sources=sources, stopping=stopping, notify=say,
+            sources=sources, gso=gso, stopping=stopping, notify=say,
         )  # fmt: skip
     finally:
         restore()

@@ -6,7 +6,7 @@ Laws:
 2. `packets = sent + Σ unsent + Σ left_out`, of what was due until it ended; nothing is left out but
    what no datagram can be: packets that are broken below UDP or are not for our port, and payloads
    larger than a datagram.
-3. Memory is bounded: while one slice of the scenario is sent, one more is made.
+3. Memory is bounded: while one slice of the scenario is sent, one more is made, and one counted.
 
 Not here: sockets and pace (`connectors.sender`).
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,7 @@ def send(
     seconds: float,
     seed: int,
     sources: int,
+    gso: bool = False,
     stopping: threading.Event,
     notify: Callable[[str], None],
 ) -> SendSummary:
@@ -109,6 +110,7 @@ def send(
         seconds: Length of the scenario.
         seed: 0 or more; another seed sends others.
         sources: Sockets that devices are spread over.
+        gso: Whether datagrams of one length go to the kernel several at a time.
         stopping: Set by whoever wants it to end early.
         notify: Is told, in one line, what the user should know.
 
@@ -123,16 +125,16 @@ def send(
         raise UsageError(f"seed {seed} is out of bounds: give 0 or more")
     rng = np.random.Generator(np.random.PCG64(seed))
     traffic = Traffic(scenario, devices, rate_hz, seconds, rng, 0)
-    sender = Sender(to, rate_hz, sources, stopping.is_set, lambda number: notify(_why(to, number)))
+    sender = Sender(
+        to, rate_hz, sources, stopping.is_set,
+        gso=gso, on_error=lambda number: notify(_why(to, number, gso=gso)),
+    )  # fmt: skip
     account = _Account(traffic, sender.payload_bytes_max)
     begun_ns = None
     with closing(sender):
-        for load in _ahead(sender.lay_out, traffic):
+        for load in _ahead(traffic, sender.lay_out, account.add, stopping.is_set):
             begun_ns = monotonic_ns() if begun_ns is None else begun_ns
             sender.send(load, begun_ns)
-            account.add(load, monotonic_ns() - begun_ns)
-            if stopping.is_set():
-                break
         begun_ns = monotonic_ns() if begun_ns is None else begun_ns
         sender.rest(begun_ns + traffic.end_ns)
         passed_ns = max(monotonic_ns() - begun_ns, 1)
@@ -143,14 +145,23 @@ def send(
     return account.summary(sender, passed_ns, interrupted=stopping.is_set())
 
 
-def _ahead(lay_out: Callable[[Plan], Load], traffic: Traffic) -> Iterator[Load]:
-    """Yield the scenario slice by slice, and make the next one while one is sent."""
+def _ahead(
+    traffic: Traffic,
+    lay_out: Callable[[Plan], Load],
+    count: Callable[[Load], None],
+    stopping: Callable[[], bool],
+) -> Iterator[Load]:
+    """Yield the scenario slice by slice; beside it, make the next one and count the one before."""
     slices = map(lay_out, traffic.slices())
-    with ThreadPoolExecutor(1, "plan") as maker:
-        coming = maker.submit(next, slices, None)
-        while (load := coming.result()) is not None:
-            coming = maker.submit(next, slices, None)
+    counts: list[Future[None]] = []
+    with ThreadPoolExecutor(1, "plan") as beside:
+        coming = beside.submit(next, slices, None)
+        while (load := coming.result()) is not None and not stopping():
+            coming = beside.submit(next, slices, None)
             yield load
+            counts.append(beside.submit(count, load))
+    for each in counts:
+        each.result()  # or what it failed with
 
 
 class _Account:
@@ -162,14 +173,16 @@ class _Account:
         self._seen = np.zeros(traffic.population, np.bool_)
         self._bytes = self._unsent = self._too_large = 0
 
-    def add(self, load: Load, passed_ns: int) -> None:
+    def add(self, load: Load) -> None:
         """Count a slice that was sent, or as much of it as was."""
-        plan, rows = load.plan, load.sent()
+        plan, rows = load.plan, load.rows(sent=True)
         self._kinds += np.bincount(plan.kind[rows], minlength=len(Kind))
         self._seen[plan.device[rows[plan.kind[rows] == Kind.WELL_FORMED]]] = True
         self._bytes += int(plan.length[rows].sum())
-        self._unsent += sum(len(lane.unsent) for lane in load.lanes)
-        large = (plan.length > self._payload_bytes_max) & (plan.at_ns <= passed_ns)
+        self._unsent += load.rows(sent=False).size
+        next_ns = [lane.at_ns[lane.done] for lane in load.lanes if lane.done < lane.ends.size]
+        due = plan.at_ns < min(next_ns, default=self._traffic.end_ns)
+        large = (plan.length > self._payload_bytes_max) & due
         self._too_large += int(large.sum())
 
     def summary(self, sender: Sender, passed_ns: int, *, interrupted: bool) -> SendSummary:
@@ -201,9 +214,11 @@ class _Account:
         return {name: count for name, count in [*large, *zip(ODD, each, strict=True)] if count}
 
 
-def _why(to: Endpoint, number: int) -> str:
+def _why(to: Endpoint, number: int, *, gso: bool) -> str:
     """Say in one line what an error means for who sends."""
     name, text = errno.errorcode.get(number, number), os.strerror(number)
     if number == errno.ECONNREFUSED:
         return f"{to}: nobody listens there ({name}); sending goes on"
+    if gso and number in (errno.EIO, errno.EINVAL):
+        return f"{to}: the way there takes no bundles ({name}); send without --gso"
     return f"{to}: {text} ({name}); such datagrams are counted, and sending goes on"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from core.endpoint import Endpoint
 
 PATIENCE_S = 20.0
+_SO_RCVBUFFORCE = 33
 
 
 class Receiver:
@@ -18,7 +20,9 @@ class Receiver:
     def __init__(self, host: str = "127.0.0.1") -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):  # the second one is for root
+            with suppress(PermissionError):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, 1 << 22)
         self._socket.bind((host, 0))
         self._socket.settimeout(0.05)
         self.got: list[tuple[bytes, Any]] = []

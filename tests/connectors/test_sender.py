@@ -83,7 +83,7 @@ def test_datagrams_are_those_of_the_plan(host: str) -> None:
         assert parse(sender.address) == receiver.endpoint
         load = sent(sender, plan, clock)
         assert receiver.end() == payloads(plan)
-    assert load.sent().tolist() == list(range(len(sizes)))
+    assert load.rows(sent=True).tolist() == list(range(len(sizes)))
     assert not sender.errors
 
 
@@ -134,7 +134,7 @@ def test_long_waits_look_whether_to_stop() -> None:
         nobody(), 1.0, 1, lambda: next(stopping, True), now=clock.now, until=clock.until
     )
     load = sent(sender, plan, clock)
-    assert load.sent().size == 0
+    assert load.rows(sent=True).size == 0
     assert 0 < clock.now_ns - clock.begun_ns <= 10 * 50 * MS
 
 
@@ -159,7 +159,7 @@ def test_nobody_listens() -> None:
     told: list[int] = []
     sender = made(nobody(), clock, on_error=told.append)
     load = sent(sender, plan, clock)
-    assert load.sent().size == 400
+    assert load.rows(sent=True).size == 400
     assert told == [errno.ECONNREFUSED]
     # Loopback answers at once and each datagram; elsewhere answers are rarer.
     assert dict(sender.errors) == {"ECONNREFUSED": 400}
@@ -174,8 +174,26 @@ def test_what_is_too_large_is_in_no_lane() -> None:
             sender = made(receiver.endpoint, clock)
             load = sent(sender, plan, clock)
             assert receiver.end() == [payloads(plan)[i] for i in fit]
-        assert load.sent().tolist() == fit
+        assert load.rows(sent=True).tolist() == fit
         assert not sender.errors
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_datagrams_handed_over_together_arrive_one_by_one(host: str) -> None:
+    """The same bytes, each device's in order, in fewer messages; empty and large ones go alone."""
+    sizes = [0, 1400, *[72, 90, 72] * 600]
+    at_ns, clock = [i * MS // 100 for i in range(len(sizes))], Clock()
+    plan = planned(at_ns, devices=100, sizes=sizes)
+    with Receiver(host) as receiver:
+        load = sent(made(receiver.endpoint, clock, rate_hz=1e5, gso=True), plan, clock)
+        got = receiver.end()
+    assert sorted(got) == sorted(payloads(plan))
+    for device in range(100):
+        mine = [each for each in payloads(plan) if each.startswith(b"%04d" % device)]
+        assert [each for each in got if each.startswith(b"%04d" % device)] == mine
+    assert load.lanes[0].ends.size < len(sizes) / 8
+    assert sorted(load.rows(sent=True).tolist()) == list(range(len(sizes)))
+    assert load.rows(sent=False).size == 0
 
 
 @pytest.mark.parametrize(
@@ -207,8 +225,8 @@ def test_errors_have_names(monkeypatch: pytest.MonkeyPatch, number: int, unsent:
         sender = made(receiver.endpoint, clock)
         load = sent(sender, plan, clock)
         assert receiver.end() == payloads(plan)[unsent:]
-    assert load.sent().tolist() == list(range(unsent, 50))
-    assert load.lanes[0].unsent == list(range(unsent))
+    assert load.rows(sent=True).tolist() == list(range(unsent, 50))
+    assert load.rows(sent=False).tolist() == list(range(unsent))
     name = errno.errorcode[number]
     assert dict(sender.errors) == ({name: 3} if number != errno.EINTR else {})
 

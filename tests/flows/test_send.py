@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from connectors import sender
 from core.endpoint import Endpoint
 from core.errors import SinkError, UsageError
 from core.odd import ODD
@@ -88,11 +92,12 @@ def test_large_payloads_go_over_ipv6() -> None:
     assert said == []
 
 
-def test_slices_follow_each_other_in_order() -> None:
+@pytest.mark.parametrize("gso", [False, True])
+def test_slices_follow_each_other_in_order(gso: bool) -> None:
     """More payloads than a slice has: all arrive, each device's in its order, from its source."""
     said: list[str] = []
     with Receiver() as receiver:
-        summary = sending(receiver.endpoint, said, rate_hz=70_000.0, seconds=1.0, sources=2)
+        summary = sending(receiver.endpoint, said, rate_hz=70_000.0, sources=2, gso=gso)
         receiver.end()
     assert summary.sent > 65_536
     # What arrived is in order; a slow machine may lose some at the receiver.
@@ -159,7 +164,8 @@ def test_a_stop_before_the_beginning_is_a_report() -> None:
 
 def test_falling_behind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that cannot keep up sends everything all the same, and says how long it took."""
-    monkeypatch.setattr("connectors.sender.GAP_NS", 100_000_000)
+    for name in ("GAP_NS", "CALM_NS"):
+        monkeypatch.setattr(f"connectors.sender.{name}", 100_000_000)
     said: list[str] = []
     with Receiver() as receiver:
         summary = sending(receiver.endpoint, said, rate_hz=1000.0)
@@ -168,6 +174,30 @@ def test_falling_behind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary.late_ms_max > 100
     (line,) = said
     assert "instead of 1; this machine sends no faster, ask for a lower rate" in line
+
+
+def test_a_way_that_takes_no_bundles_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interface that cannot segment refuses them: one line with the cure, and all is unsent."""
+    whole = sender._sendmmsg
+
+    def refusing(fd: int, begin: int, count: int, flags: int) -> int:
+        message = ctypes.string_at(begin, 64)
+        if int.from_bytes(message[40:48], sys.byteorder):  # it has a control message
+            ctypes.set_errno(errno.EIO)
+            return -1
+        return int(whole(fd, begin, 1, flags))
+
+    monkeypatch.setattr(sender, "_sendmmsg", refusing)
+    said: list[str] = []
+    with Receiver() as receiver:
+        summary = sending(receiver.endpoint, said, rate_hz=50_000.0, gso=True, devices=9_000)
+        got = receiver.end()
+    (line,) = said
+    assert "the way there takes no bundles (EIO); send without --gso" in line
+    assert summary.sent == len(got)
+    assert summary.unsent > 0
+    planned = payloads("steady", 9_000, 50_000.0, 1.0, 5)
+    assert summary.sent + summary.unsent == len(planned)
 
 
 @pytest.mark.parametrize(
