@@ -4,9 +4,10 @@ Laws:
 
 1. No datagram goes out before its time. Times are absolute, so that what was late does not make
    later ones late.
-2. A burst is at most `BURST_MIN` datagrams or what `BURST_NS` hold at the rate asked, whichever is
-   more. Bursts are `GAP_NS` apart when there is something to catch up with; else so far apart that
-   about half of `BURST_MIN` are due, if that is no more than `CALM_NS`.
+2. A burst is at most `BURST_MIN` datagrams or what `BURST_NS` hold, whichever is more, at the rate
+   asked or that of the plan, where a herd or a flood makes it higher. Bursts are `GAP_NS` apart
+   when there is something to catch up with; else so far apart that about half of `BURST_MIN` are
+   due, if that is no more than `CALM_NS`.
 3. Datagrams of one device leave in their order, all through one socket.
 4. Every datagram is sent, or counted as unsent under the name of the error. An error that speaks of
    an earlier datagram (nobody listens, says ICMP) is counted, and the datagram sent all the same.
@@ -120,10 +121,14 @@ class Load:
     Attributes:
         plan: What is sent; its times are ns after the beginning.
         lanes: Who sends which rows.
+        burst: Datagrams that a lane sends at once, at most, unless one message has more.
+        calm_ns: Time between bursts when there is nothing to catch up with, ns.
     """
 
     plan: Plan
     lanes: list[Lane]
+    burst: int
+    calm_ns: int
 
     def rows(self, *, sent: bool) -> NDArray[np.int64]:
         """Return the rows of the plan that were sent so far, or those that could not be."""
@@ -178,9 +183,7 @@ class Sender:
             raise UsageError(f"sources {sources} is out of bounds: give 1 to {SOURCES_MAX}")
         self._stopping, self._on_error = stopping, on_error
         self._now, self._until, self._gso = now, until, gso
-        burst = max(BURST_MIN, int(rate_hz * BURST_NS * 1e-9))
-        self._burst = -(-burst // sources)
-        self._calm_ns = int(min(CALM_NS, max(GAP_NS, BURST_MIN / 2 / rate_hz * 1e9)))
+        self._rate_hz = rate_hz
         family, place = _look_up(to)
         self.payload_bytes_max = _PAYLOAD_BYTES_MAX[family]
         self.address = str(Endpoint(str(place[0]), int(place[1])))
@@ -197,7 +200,9 @@ class Sender:
         except OSError as error:
             self.close()
             why = error.strerror or error
-            raise SinkError(f"{to}: cannot be sent to: {why}; name another endpoint") from error
+            raise SinkError(
+                f"{to}: cannot be sent to: {why}; name another endpoint, or fewer sources"
+            ) from error
 
     def close(self) -> None:
         """Close all sockets."""
@@ -219,7 +224,11 @@ class Sender:
                 order, ends = bundle(plan.at_ns[rows], device, length, GAP_NS)
                 rows = rows[order]
             lanes.append(_lane(plan, rows, ends))
-        return Load(plan, lanes)
+        span_ns = int(np.ptp(plan.at_ns)) if len(plan) else 0
+        rate_hz = max(self._rate_hz, len(plan) / max(span_ns, BURST_NS) * 1e9)
+        burst = max(BURST_MIN, int(rate_hz * BURST_NS * 1e-9))
+        calm_ns = int(min(CALM_NS, max(GAP_NS, BURST_MIN / 2 / rate_hz * 1e9)))
+        return Load(plan, lanes, -(-burst // len(lanes)), calm_ns)
 
     def send(self, load: Load, begun_ns: int) -> None:
         """Send everything of a load, each datagram at its time, or until stopped.
@@ -233,23 +242,23 @@ class Sender:
             next_ns = None
             for of, lane in zip(self._sockets, load.lanes, strict=True):
                 if lane.done < lane.ends.size:
-                    self._send_due(of, lane, woken_ns - begun_ns)
+                    self._send_due(of, lane, woken_ns - begun_ns, load.burst)
                 if lane.done < lane.ends.size:
                     at_ns = begun_ns + int(lane.at_ns[lane.done])
                     next_ns = at_ns if next_ns is None else min(next_ns, at_ns)
             if next_ns is None:
                 return
             behind = next_ns <= woken_ns
-            self.rest(woken_ns + GAP_NS if behind else max(next_ns, woken_ns + self._calm_ns))
+            self.rest(woken_ns + GAP_NS if behind else max(next_ns, woken_ns + load.calm_ns))
 
     def rest(self, at_ns: int) -> None:
         """Wait until a time, or until stopped."""
         while (now_ns := self._now()) < at_ns and not self._stopping():
             self._until(min(at_ns, now_ns + _NAP_NS))
 
-    def _send_due(self, of: socket.socket, lane: Lane, passed_ns: int) -> None:
+    def _send_due(self, of: socket.socket, lane: Lane, passed_ns: int, burst: int) -> None:
         """Send one burst of what is due."""
-        due = lane.until(passed_ns, self._burst)
+        due = lane.until(passed_ns, burst)
         if due == lane.done:
             return
         self.late_ns_max = max(self.late_ns_max, passed_ns - int(lane.at_ns[lane.done]))

@@ -118,12 +118,20 @@ def test_nothing_is_early_and_nothing_in_larger_bursts() -> None:
 
 def test_the_smallest_burst_is_not_small() -> None:
     """At a low rate what is late goes in bursts of `BURST_MIN`."""
-    plan, clock = planned([0] * 3 * BURST_MIN), Clock()
+    plan, clock = planned([0] * 3 * BURST_MIN + [60 * 1000 * MS]), Clock()
     with Receiver() as receiver:
         sender = made(receiver.endpoint, clock, rate_hz=1.0)
         sent(sender, plan, clock)
         assert receiver.end() == payloads(plan)
-    assert [at for at, _ in clock.steps] == [0, GAP_NS]
+    assert [at for at, _ in clock.steps][:3] == [0, GAP_NS, 2 * GAP_NS]
+
+
+def test_bursts_are_those_of_the_plan_where_it_has_more_than_was_asked() -> None:
+    """A herd of 500,000 a second goes at its own rate, a ms at once when it is late."""
+    plan = planned([i * 2_000 for i in range(5_000)])
+    with closing(made(nobody(), Clock(), rate_hz=1e3, sources=2)) as sender:
+        assert sender.lay_out(plan).burst == 250
+        assert sender.lay_out(plan.take(slice(0, 0))).burst == BURST_MIN / 2
 
 
 def test_long_waits_look_whether_to_stop() -> None:
