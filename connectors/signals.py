@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable
 from types import FrameType
 
@@ -28,9 +29,11 @@ def stop_on_signals(stopping: threading.Event) -> Callable[[], None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
-        stopping.set()
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
+        # In a thread: whom the signal interrupts may hold the lock of the event, as a source does
+        # that waits, and would wait for itself for ever.
+        start_new_thread(stopping.set, ())
 
     before = {each: signal.signal(each, stop) for each in numbers}
 

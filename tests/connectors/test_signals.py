@@ -38,6 +38,17 @@ else:
 """
 
 
+INSIDE = """
+import signal, threading
+from connectors.signals import stop_on_signals
+stopping = threading.Event()
+stop_on_signals(stopping)
+with stopping._cond:  # as in the middle of a wait
+    signal.raise_signal(signal.SIGTERM)
+print(stopping.wait(60), flush=True)
+"""
+
+
 def started(code: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *arguments]
     pipe = subprocess.PIPE
@@ -47,6 +58,16 @@ def started(code: str, *arguments: str) -> subprocess.Popen[str]:
 def line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def test_a_signal_in_the_middle_of_a_wait() -> None:
+    """Whoever waits for the event holds its lock at moments, at which a signal may come."""
+    with started(INSIDE) as process:
+        try:
+            assert process.wait(60) == 0
+            assert line(process) == "True"
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
