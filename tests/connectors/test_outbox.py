@@ -147,6 +147,8 @@ def test_a_flush_that_has_nothing_to_wait_for_returns() -> None:
     """Nothing was sent, and no broker has to answer for that."""
     with opened(NOWHERE, recovers=True) as box:
         box.outbox.flush(3_600)
+        assert not box.outbox.failed
+        assert box.counts(*FATES) == {}
 
 
 @pytest.mark.parametrize(("kind", "errors", "cause"), [
