@@ -5,6 +5,7 @@
 prints one JSON object. `bare` produces messages prepared before the clock starts, with the same
 keys, values, headers and times as the sink's; `lean` the same without headers, which no consumer of
 ours would want, to show what they cost; `sink` gives the sink encoded batches and does the rest.
+What is prepared goes round again when more records are asked for.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence, Sized
+from itertools import cycle
+from typing import Any, TypeVar
 
 import numpy as np
 from confluent_kafka import Producer
@@ -25,9 +27,13 @@ from core.outgoing import json_messages
 from core.sections import KafkaSettings
 from core.topics import TELEMETRY
 
+T = TypeVar("T", bound=Sized)
+
 BATCH_LEN = 8_192
 START_NS = 1_767_225_600_000_000_000
 DEVICES = 1_000
+PREPARED = 500_000
+"""Records prepared at most: each takes 1.5 KB as a message of Python's."""
 
 
 def batches(records: int) -> Iterator[RecordBatch]:
@@ -53,6 +59,16 @@ def batches(records: int) -> Iterator[RecordBatch]:
         )
 
 
+def around(ready: Sequence[T], records: int) -> Iterator[T]:
+    """Yield what is prepared until there are so many records, or a part of a batch more."""
+    count = 0
+    for item in cycle(ready):
+        if count >= records:
+            return
+        yield item
+        count += len(item)
+
+
 def bare(settings: KafkaSettings, servers: str, records: int, *, lean: bool) -> Callable[[], None]:
     """Return the loop, its messages prepared."""
     topic = settings.topics[TELEMETRY]
@@ -63,11 +79,11 @@ def bare(settings: KafkaSettings, servers: str, records: int, *, lean: bool) -> 
 
     producer = Producer(producer_properties(settings, servers) | {"on_delivery": report})
     producer.list_topics(topic, timeout=10)
-    ready = [json_messages(batch, "cloudevents") for batch in batches(records)]
+    ready = [json_messages(batch, "cloudevents") for batch in batches(min(records, PREPARED))]
 
     def loop() -> None:
         produce: Any = producer.produce
-        for out in ready:
+        for out in around(ready, records):
             columns = (out.values, out.keys, out.timestamps_ms, out.headers)
             for value, key, at_ms, headers in zip(*columns, strict=True):
                 if lean:
@@ -94,10 +110,10 @@ def sink(settings: KafkaSettings, servers: str, records: int) -> Callable[[], No
         on_counts=lambda page, counts: None, topics=(TELEMETRY,),
     )  # fmt: skip
     part = made.build_part("sink", "0000", None)
-    ready = list(batches(records))
+    ready = list(batches(min(records, PREPARED)))
 
     def loop() -> None:
-        for batch in ready:
+        for batch in around(ready, records):
             part.write_batch([batch])
         part.close()
         if lost:
