@@ -28,8 +28,10 @@ import numpy as np
 
 from core.findings import Evidence, Finding
 from core.host import key_text
-from models.anomaly import Detector, GaussianDetector, TailCalibration, make_detector
+from models.anomaly import Detector, make_detector
+from models.calibration import TailCalibration
 from models.features import NAMES, POPULATION_NAMES, UNITS, natural
+from models.gaussian import GaussianDetector
 from models.window_kernels import GROWTH, NEW
 
 if TYPE_CHECKING:

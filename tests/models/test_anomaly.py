@@ -6,6 +6,7 @@ import math
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ from hypothesis import strategies as st
 from river import proba
 
 from core.errors import SettingError
-from models.anomaly import RIVER, Detector, GaussianDetector, TailCalibration, make_detector
-from models.anomaly_kernels import DISTANCE_MAX, SPREAD_MIN
+from models.anomaly import OURS, RIVER, Detector, make_detector
+from models.calibration import TailCalibration
+from models.gaussian import GaussianDetector
+from models.gaussian_kernels import DISTANCE_MAX, SPREAD_MIN
+from models.half_space import HalfSpaceTrees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,34 +95,73 @@ def test_scores_are_mean_squared_distances_from_what_was_learnt_before_the_group
         begin = end
 
 
-@given(ROWS, CUTS)
-def test_one_by_one_is_as_good_as_many(rows: NDArray[np.float64], cuts: list[int]) -> None:
+Ours = GaussianDetector | HalfSpaceTrees
+MAKERS: dict[str, Callable[[Sequence[str]], Ours]] = {
+    "gaussian": lambda names: GaussianDetector(names, 3),
+    "HalfSpaceTrees": lambda names: HalfSpaceTrees(names, 3, 4, 5, seed=9, warm_rows=3),
+}
+each_of_ours = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+
+
+def test_the_battery_holds_all_of_ours() -> None:
+    """A detector that takes arrays and is not in it would be held to nothing."""
+    assert tuple(MAKERS) == OURS
+
+
+@each_of_ours
+@given(rows=ROWS, cuts=CUTS)
+def test_one_by_one_is_as_good_as_many(
+    make: Callable[[Sequence[str]], Ours], rows: NDArray[np.float64], cuts: list[int]
+) -> None:
     """`score_one` and `learn_one` give the bits of `score_many` and `learn_many`, and of both."""
-    one, many, both = (GaussianDetector(NAMES, 3) for _ in range(3))
+    one, many, both = (make(NAMES) for _ in range(3))
     begin = 0
-    at_once, distances = both.score_learn_many(rows, ends(rows, cuts))
+    at_once, _ = both.score_learn_many(rows, ends(rows, cuts))
     for end in ends(rows, cuts).tolist():
         group = rows[begin:end]
-        wanted, measured = many.measure_many(group)
-        np.testing.assert_equal(many.score_many(group), wanted)
+        wanted = many.score_many(group)
         np.testing.assert_equal([one.score_one(as_dict(row)) for row in group], wanted)
         np.testing.assert_equal(at_once[begin:end], wanted)
-        np.testing.assert_equal(distances[begin:end], measured)
         many.learn_many(group)
         for row in group:
             one.learn_one(as_dict(row))
         begin = end
     for other in (many, both):
-        np.testing.assert_equal(other.moments, one.moments)
-        assert other.rows == one.rows == len(rows)
+        np.testing.assert_equal(state_of(other), state_of(one))
+        assert other.learnt == one.learnt == len(rows)
 
 
-@given(ROWS, ROWS, CUTS)
+def state_of(detector: Ours) -> dict[str, NDArray[Any]]:
+    """Return the arrays a detector is made of."""
+    state = dict(vars(detector))
+    profile = state.pop("profile", None)
+    if profile is not None:
+        state |= {f"profile.{name}": value for name, value in vars(profile).items()}
+    return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+
+
+@given(ROWS, CUTS)
+def test_evidence_is_measured_as_scores_are(rows: NDArray[np.float64], cuts: list[int]) -> None:
+    """Distances are the same whether their group is learnt after them or not."""
+    many, both = GaussianDetector(NAMES, 3), GaussianDetector(NAMES, 3)
+    _, distances = both.score_learn_many(rows, ends(rows, cuts))
+    begin = 0
+    for end in ends(rows, cuts).tolist():
+        scores, measured = many.measure_many(rows[begin:end])
+        np.testing.assert_equal(distances[begin:end], measured)
+        np.testing.assert_equal(many.score_many(rows[begin:end]), scores)
+        many.learn_many(rows[begin:end])
+        begin = end
+
+
+@each_of_ours
+@given(before=ROWS, after=ROWS, cuts=CUTS)
 def test_a_pickled_detector_goes_on_with_the_same_scores(
-    before: NDArray[np.float64], after: NDArray[np.float64], cuts: list[int]
-) -> None:
+    make: Callable[[Sequence[str]], Ours], before: NDArray[np.float64],
+    after: NDArray[np.float64], cuts: list[int],
+) -> None:  # fmt: skip
     """Detector and calibration are themselves after a pickle mid-stream."""
-    detector, calibration = GaussianDetector(NAMES, 3), TailCalibration()
+    detector, calibration = make(NAMES), TailCalibration()
     scores, _ = detector.score_learn_many(before, ends(before, cuts))
     calibration.tail_many(scores, ends(before, cuts))
     copies = pickle.loads(pickle.dumps((detector, calibration)))
@@ -157,16 +200,17 @@ CHECKS_WITH_DATA = """check_learn_one check_pickling check_shuffle_features_no_i
 check_emerging_features check_disappearing_features check_radically_disappearing_features"""
 
 
-def test_it_is_an_estimator_by_rivers_own_checks() -> None:
+@each_of_ours
+def test_it_is_an_estimator_by_rivers_own_checks(make: Callable[[Sequence[str]], Ours]) -> None:
     """The battery River holds its own detectors to, as far as it needs no download."""
     from river.checks import common
 
     rng = np.random.default_rng(2)
     data = [({"a": float(rng.normal()), "b": float(rng.random())}, 0) for _ in range(60)]
     for name in CHECKS.split():
-        getattr(common, name)(GaussianDetector(("a", "b"), 3))
+        getattr(common, name)(make(("a", "b")))
     for name in CHECKS_WITH_DATA.split():
-        getattr(common, name)(GaussianDetector(("a", "b"), 3), data)
+        getattr(common, name)(make(("a", "b")), data)
 
 
 def by_hand(rows: NDArray[np.float64], groups: list[int], warm: int, seed: int) -> list[float]:
@@ -206,7 +250,7 @@ def test_half_space_trees_are_those_of_river() -> None:
     assert np.isfinite(distances[~np.isnan(rows[400:])]).all()
 
 
-@pytest.mark.parametrize("name", ["gaussian", *RIVER])
+@pytest.mark.parametrize("name", [*OURS, *RIVER])
 def test_every_detector_of_the_list_ranks_the_odd_above_the_usual(name: str) -> None:
     """Each can be built by name and scores every row after warming, unknown values or not."""
     rng = np.random.default_rng(4)
@@ -222,6 +266,42 @@ def test_every_detector_of_the_list_ranks_the_odd_above_the_usual(name: str) -> 
     # OneClassSVM of river separates by a line through the origin; it is only asked to score.
     if name != "OneClassSVM":
         assert np.median(scores[odd]) > np.median(scores[50:][~odd[50:]])
+
+
+@each_of_ours
+@pytest.mark.parametrize("worth", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_unknown(make: Callable[[Sequence[str]], Ours], worth: float) -> None:
+    """NaN and infinities leave the state and the scores as an absent feature would."""
+    rows = np.random.default_rng(6).random((40, 3))
+    one, other = make(NAMES), make(NAMES)
+    for row in rows.tolist():
+        x: dict[Any, float] = dict(zip(NAMES, row, strict=True))
+        absent = {name: value for name, value in x.items() if name != "b"}
+        np.testing.assert_equal(one.score_one(x | {"b": worth}), other.score_one(absent))
+        one.learn_one(x | {"b": worth})
+        other.learn_one(absent)
+    np.testing.assert_equal(state_of(one), state_of(other))
+
+
+@each_of_ours
+def test_memory_does_not_grow_with_what_was_learnt(make: Callable[[Sequence[str]], Ours]) -> None:
+    """A detector of ten rows and one of ten thousand pickle to the same size, but for counters."""
+    rows = np.random.default_rng(7).normal(size=(10_000, 3))
+    few, many = make(NAMES), make(NAMES)
+    few.learn_many(rows[:10])
+    many.learn_many(rows)
+    assert abs(len(pickle.dumps(many)) - len(pickle.dumps(few))) < 64
+
+
+def test_half_space_trees_wait_for_a_row_that_says_something() -> None:
+    """Rows without any value make no trees, and are learnt as rows all the same."""
+    detector = HalfSpaceTrees(NAMES, 3, 4, 5, seed=9)
+    detector.learn_many(np.full((7, 3), np.nan))
+    assert (detector.learnt, detector.planted) == (7, False)
+    assert detector.score_one({"a": 1.0}) == 0.0
+    detector.learn_one({"b": 1.0})
+    assert detector.planted
+    assert set(detector.feature.ravel().tolist()) <= {0, 1}
 
 
 def test_an_unknown_detector_names_the_known_ones() -> None:

@@ -20,8 +20,10 @@ from core.headers import decode_headers
 from core.netflow import FlowTable
 from core.shards import split
 from core.topics import TELEMETRY_DLQ
-from models.anomaly import GaussianDetector, TailCalibration
+from models.calibration import TailCalibration
 from models.features import NAMES, WindowFeatures
+from models.gaussian import GaussianDetector
+from models.half_space import HalfSpaceTrees
 from models.judge import Judge
 from tests.frames import ETHERNET, PORT, packet_batch, udp_packet
 from tests.plain import printed
@@ -86,6 +88,8 @@ def learnt(frames: FrameBatch, *, is_device: bool) -> dict[str, str]:
     rows = [r for r in (windows.update(frames), windows.finish()) if r is not None]
     detector, calibration = GaussianDetector(NAMES, 5), TailCalibration()
     measured = [detector.score_learn_many(r.features, r.group_end) for r in rows]
+    trees = HalfSpaceTrees(NAMES, 3, 4, 5, seed=1)
+    walked = [trees.score_learn_many(r.features, r.group_end)[0] for r in rows]
     tails = [calibration.tail_many(m[0], r.group_end) for m, r in zip(measured, rows, strict=True)]
     judge = Judge(settings(), is_device=is_device)
     found = [f for r in rows for f in judge.judge(r).findings]
@@ -94,6 +98,7 @@ def learnt(frames: FrameBatch, *, is_device: bool) -> dict[str, str]:
             r.features, r.key_hi, r.key_lo, r.count, r.first_ns, r.last_ns, r.ordinal, r.group_end,
             r.window_ns, r.population, r.packet_index, r.packet_row))),
         "scores": digest(*(array for pair in measured for array in pair), detector.moments),
+        "trees": digest(*walked, trees.mass, trees.reference, trees.limits),
         "tails": digest(*tails, calibration.bins),
         "findings": f"{len(found)} {digest(*encoded(encode(found)))}",
     }  # fmt: skip

@@ -1,6 +1,6 @@
-"""The loops of `models.anomaly`.
+"""The loops of `models.gaussian`.
 
-Laws: those of `models.anomaly` and of `core.kernels`.
+Laws: those of `models.gaussian` and of `core.kernels`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ import numpy as np
 
 from core.kernels import A2_f8, A_f8, A_i8, b1, f8, i8, kernel, none
 
-BINS = 512
-_BINS_PER_OCTAVE = 8.0
-_LOWEST_OCTAVE = -16.0
 SPREAD_MIN = 1e-2
 """Least standard deviation assumed: a feature that never moved must not make every move a scandal.
 Features are logarithms, so this is a change of one percent."""
@@ -72,32 +69,3 @@ def profile_many(
             learnt += end - begin
         begin = end
     return learnt
-
-
-@kernel(i8(f8))
-def _bin(score: Any) -> Any:
-    """Return the histogram bin of a score."""
-    if score <= 0.0:
-        return 0
-    octave = math.log2(score) - _LOWEST_OCTAVE
-    return int(max(0.0, min(float(BINS - 1), octave * _BINS_PER_OCTAVE)))
-
-
-@kernel(none(A_f8, A_i8, A_f8, A_f8), allocates=True)
-def tail_many(scores: Any, group_end: Any, bins: Any, tails: Any) -> None:
-    """Give each score the share of earlier ones at least as high, group by group."""
-    above = np.zeros(BINS + 1)
-    begin = 0
-    for g in range(group_end.size):
-        end = group_end[g]
-        for b in range(BINS - 1, -1, -1):
-            above[b] = above[b + 1] + bins[b]
-        for i in range(begin, end):
-            if math.isfinite(scores[i]):
-                tails[i] = (above[_bin(scores[i])] + 1.0) / (above[0] + 1.0)
-            else:
-                tails[i] = np.nan
-        for i in range(begin, end):
-            if math.isfinite(scores[i]):
-                bins[_bin(scores[i])] += 1.0
-        begin = end
