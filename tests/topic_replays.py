@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 from connectors.capture import PAGE
 from connectors.kafka_source import TopicSource
 from connectors.ledger import Ledger
+from connectors.topic_feed import Feed
 from connectors.topic_part import TopicPart, TopicPosition
 from core.batches import FrameBatch
 from core.config import decode
 from core.errors import PenstockError
 from core.readings import Readings
 from core.topics import TELEMETRY
+from core.values import Messages, unpacked
 from tests.frames import SECOND_NS, frame_batch
 
 START_NS = 1_767_225_600 * SECOND_NS
@@ -105,6 +108,58 @@ class Replay:
 
     def page(self) -> dict[str, int]:
         return self.ledger.page(PAGE)
+
+
+class Portions(Feed):
+    """A feed that has all there is and gives it unevenly: of the first partition it may give.
+
+    Attributes:
+        size: Messages given at a time.
+        paused: Partitions in the order in which they were paused.
+        given: Rows given of each.
+        most: Most rows given at a time.
+    """
+
+    size = 100
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self._held: dict[int, deque[Messages]] = {p: deque() for p in self._open}
+        while self._open:
+            found, _ = super().poll(0.1, ROWS)
+            for i, p in enumerate(found.partitions):
+                self._held[p].append(_slice(found, i))
+        self._resting: set[int] = set()
+        self.paused: list[int] = []
+        self.given: Counter[int] = Counter()
+        self.most = 0
+
+    def poll(self, wait_s: float, messages_max: int) -> tuple[Messages, list[int]]:
+        del wait_s
+        p = min(self._held.keys() - self._resting)  # there is one: what is waited for never rests
+        held, some = self._held[p], Messages()
+        for _ in range(min(self.size, messages_max, len(held))):
+            each = held.popleft()
+            for name in Messages.__slots__:
+                getattr(some, name).extend(getattr(each, name))
+        rows = len(unpacked(some))
+        self.given[p] += rows
+        self.most = max(self.most, rows)
+        if held:
+            return some, []
+        del self._held[p]
+        return some, [p]
+
+    def pause(self, p: int) -> None:
+        self.paused.append(p)
+        self._resting.add(p)
+
+    def resume(self, p: int) -> None:
+        self._resting.remove(p)
+
+
+def _slice(found: Messages, i: int) -> Messages:
+    return Messages(*(getattr(found, name)[i : i + 1] for name in Messages.__slots__))
 
 
 def refused(kind: type[PenstockError], call: Callable[[], object]) -> str:

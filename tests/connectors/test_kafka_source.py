@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from connectors import topic_feed, topic_part
+from connectors import kafka_source, topic_part
 from connectors.capture import WAIT_S
 from core import records
 from core.errors import SourceError
@@ -25,7 +26,17 @@ from tests.kafka.topics import PATIENCE_S, await_offsets, delete, ends, options,
 
 if TYPE_CHECKING:
     from tests.kafka.broker import Broker
-from tests.topic_replays import ROWS, SMALL_FETCHES, START_NS, Replay, Row, frames, refused
+from tests.topic_replays import (
+    ROWS,
+    SMALL_FETCHES,
+    START_NS,
+    Portions,
+    Replay,
+    Row,
+    frames,
+    refused,
+    rows,
+)
 
 
 @pytest.fixture
@@ -58,31 +69,44 @@ def test_all_partitions_are_one_sequence(kafka: Kafka, filled: dict[str, str]) -
 
 
 @pytest.mark.parametrize("name", ["one", "eight", "arrow"])
-def test_portions_change_nothing(
-    kafka: Kafka, filled: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Batches and fetches of any size, and partitions that are paused early, are alike."""
+def test_portions_change_nothing(kafka: Kafka, filled: dict[str, str], name: str) -> None:
+    """Batches and fetches of any size are alike."""
     want = Replay(kafka.servers, filled[name]).rest()
     for batch_len, fetches in ((1, {}), (7_000, {}), (100, SMALL_FETCHES)):
         found = Replay(kafka.servers, filled[name], capture={"batch_len": batch_len},
                        kafka={"options": fetches})  # fmt: skip
         assert found.rest() == want
-    paused: list[int] = []
-    pause = topic_feed.Feed.pause
 
-    def noted(feed: topic_feed.Feed, p: int) -> None:
-        paused.append(p)
-        pause(feed, p)
 
-    monkeypatch.setattr(topic_feed.Feed, "pause", noted)
-    for limit in ("AHEAD_ROWS_MAX", "AHEAD_BYTES_MAX"):
-        with monkeypatch.context() as bounded:
-            bounded.setattr(topic_part, limit, 50)
-            bounded.setattr(topic_part, "MESSAGES", 100)
-            assert Replay(kafka.servers, filled[name], capture={"batch_len": 100}).rest() == want
-        # Nobody is ahead of a partition alone; Arrow messages come all at once, or they do not.
-        assert name == "arrow" or bool(paused) == (name == "eight")
-        paused.clear()
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("limit", ["AHEAD_ROWS_MAX", "AHEAD_BYTES_MAX"])
+@pytest.mark.parametrize(("name", "size"), [("one", 90), ("eight", 90), ("arrow", 1)])
+def test_what_is_far_ahead_is_paused(
+    kafka: Kafka, filled: dict[str, str], name: str, size: int, limit: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """However unevenly partitions come: no more is read ahead than may be, and nothing changes."""
+    want = Replay(kafka.servers, filled[name]).rest()
+    monkeypatch.setattr(topic_part, limit, 50)
+    monkeypatch.setattr(kafka_source, "Feed", Portions)
+    monkeypatch.setattr(Portions, "size", size)
+    replay = Replay(kafka.servers, filled[name], capture={"batch_len": 100})
+    feed = replay.part._feed
+    assert isinstance(feed, Portions)
+    found: list[Row] = []
+    handed: Counter[int] = Counter()
+    while (some := replay.batches()) is not None:
+        for batch in some:
+            found += rows(batch)
+            handed.update(batch.partition.tolist())
+        # Rows in order, those that a window still holds, and what came at last.
+        ahead = max((feed.given - handed).values(), default=0)
+        assert ahead < 50 + 40 + feed.most
+    assert found == want
+    # All but the last wait before the first row goes on; nobody is ahead of a partition alone.
+    holding = sorted(feed.given)
+    assert feed.paused[: len(holding) - 1] == holding[:-1]
+    assert bool(feed.paused) == (name != "one")
 
 
 @pytest.mark.usefixtures("small_windows")
