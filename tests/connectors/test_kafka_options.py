@@ -42,9 +42,29 @@ def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 # ---------------------------------------------------------------- what is refused
 
 
+SETTLED = {
+    "client.id": "penstock", "allow.auto.create.topics": "false", "acks": "all",
+    "enable.idempotence": "true", "linger.ms": 100, "batch.size": 1_000_000,
+    "message.max.bytes": 1_000_000, "compression.type": "lz4",
+    "queue.buffering.max.messages": 100_000, "queue.buffering.max.kbytes": 262_144,
+    "delivery.timeout.ms": 120_000, "delivery.report.only.error": True,
+    "partitioner": "murmur2_random", "statistics.interval.ms": 1000,
+}  # fmt: skip
+"""What a producer is built with unless the settings say otherwise, and stays so if they do."""
+
+
+def sent_with(settings: KafkaSettings) -> dict[str, Any]:
+    """Check settings; return what the producer is built with."""
+    kafka_client.check(settings)
+    config = kafka_client.producer_properties(settings, "")
+    trouble = (config.pop("logger"), config.pop("error_cb"))
+    assert trouble[0] is trouble[1]
+    return config
+
+
 def test_the_defaults_are_fine(silence: None) -> None:
-    """Settings as they are build every client; nothing is said."""
-    kafka_client.check(KafkaSettings())
+    """Settings as they are build every client, with what the promise needs; nothing is said."""
+    assert sent_with(KafkaSettings()) == SETTLED
 
 
 REFUSED = [
@@ -101,19 +121,37 @@ def test_what_is_refused(found: dict[str, Any], line: str, silence: None) -> Non
     assert seen.startswith("kafka.options")
 
 
-ACCEPTED = [
-    {"acks": "all"}, {"acks": -1}, {"request__required__acks": "ALL"},
-    {"enable__idempotence": True}, {"max__in__flight": 5}, {"client__id": "mine"},
-    {"batch__num__messages": 100, "compression__level": 3, "retry__backoff__ms": 200},
-    {"fetch__min__bytes": 100, "check__crcs": True, "queued__min__messages": 5},
-    {"socket__keepalive__enable": True, "broker__address__family": "v4"},
-]  # fmt: skip
+ACCEPTED: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"acks": "all"}, {}),
+    ({"acks": -1}, {}),
+    ({"request__required__acks": "ALL"}, {"request.required.acks": "ALL"}),
+    ({"enable__idempotence": True}, {}),
+    ({"max__in__flight": 5}, {"max.in.flight": "5"}),
+    ({"client__id": "mine"}, {"client.id": "mine"}),
+    (
+        {"batch__num__messages": 100, "compression__level": 3, "retry__backoff__ms": 200},
+        {"batch.num.messages": "100", "compression.level": "3", "retry.backoff.ms": "200"},
+    ),
+    (
+        {"fetch__min__bytes": 100, "check__crcs": True, "queued__min__messages": 5},
+        {"fetch.min.bytes": "100", "check.crcs": "true", "queued.min.messages": "5"},
+    ),
+    (
+        {"socket__keepalive__enable": True, "broker__address__family": "v4"},
+        {"socket.keepalive.enable": "true", "broker.address.family": "v4"},
+    ),
+]
 
 
-@pytest.mark.parametrize("found", ACCEPTED, ids=[str(index) for index in range(len(ACCEPTED))])
-def test_what_is_accepted(found: dict[str, Any], silence: None) -> None:
+@pytest.mark.parametrize(
+    ("found", "more"), ACCEPTED, ids=[str(index) for index in range(len(ACCEPTED))]
+)
+def test_what_is_accepted(found: dict[str, Any], more: dict[str, str], silence: None) -> None:
     """What keeps the promise may be said aloud; one kind of client ignores what is the other's."""
-    kafka_client.check(options(**found))
+    settings = options(**found)
+    assert sent_with(settings) == SETTLED | more
+    read_with = kafka_client.consumer_properties(settings, "", "g")
+    assert {name: read_with[name] for name in more} == more
 
 
 def test_a_record_must_be_able_to_wait_as_long_as_it_lingers() -> None:

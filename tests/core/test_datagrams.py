@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.arenas import Arena, scratch
 from core.datagrams import (
+    BYTES,
     CONTROL_BYTES,
+    DATAGRAMS,
     KERNEL_DROPPED,
     NAME_BYTES,
     PLACE_FIELDS,
@@ -26,7 +28,7 @@ from core.datagrams import (
 from core.frame import device_frames, encode_frame
 from core.host import key_text
 from core.reasons import Reason
-from tests.plain import printed
+from tests.plain import printed, rest_passes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,11 +48,13 @@ def timed(at_ns: int) -> bytes:
     return control(1, 35, struct.pack("=qq", *divmod(at_ns, 1_000_000_000)))
 
 
-def found_in(raw: bytes) -> object:
-    buffer = np.frombuffer(bytearray(raw + bytes(8)), np.uint8)
+def found_in(raw: bytes, after: bytes = b"") -> list[int]:
+    """Read control messages that others precede, and `after` follows."""
+    before = timed(1)
+    buffer = np.frombuffer(bytearray(before + raw + after), np.uint8)
     found = np.array([0, 0, -1])
-    read_control(buffer, 0, len(raw), found)
-    return found.tolist()
+    read_control(buffer, len(before), len(before) + len(raw), found)
+    return list(map(int, found))
 
 
 @dataclass
@@ -109,11 +113,59 @@ def test_control_messages_are_found_in_any_order() -> None:
     assert found_in(b"") == [0, 0, -1]
 
 
-@given(st.binary(max_size=CONTROL_BYTES))
+EDGES = st.sampled_from([-1, 0, 999_999_999, 10**9, 8_999_999_999, 9_000_000_000, 2**63 - 1])
+PIECES = (
+    # Heads that claim too little, too much or just enough; times of any kind; anything.
+    st.builds(
+        struct.pack, st.just("=Qii"), st.sampled_from([0, 15, 16, 19, 20, 31, 32, 2**64 - 1]),
+        st.sampled_from([1, 17]), st.sampled_from([35, 40, 104]),
+    )
+    | st.builds(struct.pack, st.just("=qq"), EDGES, EDGES)
+    | st.binary(max_size=24)
+)  # fmt: skip
+
+
+@example(control(1, 40, b""))
+@example(control(17, 104, b""))
+@example(control(1, 35, bytes(8)))
+@example(timed(9_000_000_000 * 10**9))
+@example(timed(-1))
+@given(st.lists(PIECES, max_size=5).map(b"".join))
 def test_any_control_bytes_are_read(raw: bytes) -> None:
-    """Whatever lies in a control buffer, reading ends inside it."""
-    found_in(raw)
-    found_in(timed(AT) + raw)
+    """Whatever lies in a control buffer, reading ends inside it, and finds what can be meant."""
+    want = found_in(raw)  # where the buffer ends with them: beyond it plain Python raises
+    time, segment, drops = want
+    assert 0 <= time < 9_000_000_000 * 10**9
+    assert 0 <= segment < 2**32
+    assert -1 <= drops < 2**32
+    follow = [control(1, 40, b"\x07" * 4), control(17, 104, b"\x07" * 4), timed(AT), b"\xff" * 64]
+    for after in follow:
+        assert found_in(raw, after) == want
+    # What was read before stands until another message says otherwise.
+    assert found_in(timed(AT) + raw) == [time or AT, segment, drops]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.binary(max_size=2 * SLOT), st.binary(max_size=NAME_BYTES),
+            st.binary(max_size=CONTROL_BYTES),
+        ),
+        min_size=1, max_size=5,
+    )
+)  # fmt: skip
+def test_any_messages_add_up(sent: list[tuple[bytes, bytes, bytes]]) -> None:
+    """Names and control bytes of any kind: all that was received is in rows and in the tally."""
+    received = Received([(data[:SLOT], len(data), name, raw) for data, name, raw in sent])
+    data = b"".join(each for each, *_ in sent)
+    arena = scratch(len(data) + len(sent), len(data) + 1)
+    count = received.into(arena)
+    rows = rows_of(arena)
+    assert len(rows) == count == received.tally[DATAGRAMS]
+    assert sum(whole for _, whole in rows) == len(data) == received.tally[BYTES]
+    assert b"".join(row for row, _ in rows) == b"".join(each[:SLOT] for each, *_ in sent)
+    assert received.tally[TRUNCATED] == sum(len(row) < whole for row, whole in rows)
+    assert (received.place[1], received.place[2]) == (len(sent), 0)
 
 
 def test_a_message_becomes_a_row() -> None:
@@ -245,8 +297,12 @@ def _digest() -> str:
 
 
 def test_plain_python_gives_the_same_answer() -> None:
-    """With `NUMBA_DISABLE_JIT=1` every column and every sum is the same, and nothing warns."""
+    """With `NUMBA_DISABLE_JIT=1` every column and every sum is the same, and nothing warns.
+
+    No test reads beyond an array either, where plain Python would raise.
+    """
     assert printed(__file__) == _digest()
+    rest_passes(__file__)
 
 
 if __name__ == "__main__":
