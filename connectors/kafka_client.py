@@ -42,6 +42,14 @@ CURE = "start one, or name another"
 SINK_CURE = CURE + " --sink"
 """The same, of the sink of a run."""
 
+_FETCHES = {
+    # What is fetched together is unpacked together, and 1 MB may become 1 GB. A batch that is
+    # larger comes alone.
+    "fetch.message.max.bytes": "262144",
+    "fetch.max.bytes": "1048576",
+    "queued.max.messages.kbytes": "32768",
+}
+"""What bounds the memory of a consumer, unless the user has set it under `kafka.options`."""
 _SLICE_S = 0.5
 """Longest wait inside librdkafka, where signals are not heard."""
 _AGAIN_S = 0.05
@@ -186,14 +194,18 @@ def consumer_properties(settings: KafkaSettings, servers: str, group: str) -> di
     Raises:
         SettingError: As `properties`.
     """
-    return properties(settings, servers) | {
-        "group.id": group,
-        "enable.auto.commit": "false",
-        "enable.auto.offset.store": "false",
-        "auto.offset.reset": "earliest",
-        "isolation.level": "read_committed",
-        "enable.partition.eof": "true",
-    }
+    return (
+        _FETCHES
+        | properties(settings, servers)
+        | {
+            "group.id": group,
+            "enable.auto.commit": "false",
+            "enable.auto.offset.store": "false",
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": "true",
+        }
+    )
 
 
 def check(settings: KafkaSettings) -> None:

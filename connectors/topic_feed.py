@@ -10,6 +10,7 @@ Laws:
 3. Brokers that fall silent are waited for, `kafka.delivery_s` long; no call waits longer than it
    is told to.
 4. Nothing is committed: reading leaves no trace with the brokers.
+5. A value that is larger than any record of ours is not decoded: it comes as one without bytes.
 
 Not here: which record comes when (`core.merge`), and positions that are kept
 (`connectors.kafka_source`).
@@ -39,6 +40,9 @@ QUANTUM_BYTES = 4 << 20
 """About as many bytes of messages are taken at a time."""
 CHUNK = 256
 """Messages taken from the client at a time."""
+VALUE_BYTES_MAX = 16 << 20
+"""Of a value that has more, and more than `kafka.message_bytes_max`, nothing is kept: it may have
+been a few kB on the way here, and is no record of ours."""
 
 _FIRST_MESSAGES = 64
 _SECOND_NS = 1_000_000_000
@@ -47,7 +51,6 @@ _DEFAULTS = {
     "fetch.queue.backoff.ms": "5",
     # So long a fetch waits where partitions are read to their ends, and so do the others behind it.
     "fetch.wait.max.ms": "20",
-    "queued.max.messages.kbytes": "32768",
 }
 """Unless the user has set them under `kafka.options`."""
 _IS_GONE = (
@@ -85,6 +88,7 @@ class Feed:
         self._patience_ns = settings.delivery_s * _SECOND_NS
         self._next, self._ends = list(starts), list(ends)
         self._topic = topic.encode()
+        self._value_bytes_max = max(VALUE_BYTES_MAX, settings.message_bytes_max)
         name = survey.address.topic
         self._sources = [place_source(survey.cluster, name, p) for p in range(len(self._ends))]
         self._quantum, self._silent_ns = _FIRST_MESSAGES, 0
@@ -110,16 +114,10 @@ class Feed:
         ended: list[int] = []
         begun_ns = monotonic_ns()
         found = self._consumer.consume(1, wait_s)
-        if not found:
-            self._silent_ns += monotonic_ns() - begun_ns
-            self._bear()
-            return messages, ended
-        self._silent_ns = 0
         left, taken = min(self._quantum, messages_max), 0
         while found:
-            count = len(messages)
             ended += self._sort_out(found, messages)
-            taken += sum(map(len, messages.values[count:]))
+            taken += sum(map(len, found))
             left = 0 if taken > QUANTUM_BYTES else left - len(found)
             # So few at a time, because their many small objects then stay near, and are gone
             # before the collector of garbage looks at them: a third of the time of thousands.
@@ -127,6 +125,11 @@ class Feed:
         if messages.values:
             each = taken // len(messages) + 1
             self._quantum = max(1, QUANTUM_BYTES // each)
+        if messages.values or ended:
+            self._silent_ns = 0
+        else:  # complaints are no news
+            self._silent_ns += monotonic_ns() - begun_ns
+            self._bear()
         return messages, ended
 
     def _sort_out(self, found: list[Message], messages: Messages) -> list[int]:
@@ -161,7 +164,8 @@ class Feed:
             places = zip(named, sources, offsets, strict=True)
             packets = [packet or (source, offset) for packet, source, offset in places]
             sources, ordinals = [each[0] for each in packets], [each[1] for each in packets]
-        messages.values += [each.value() or b"" for each in kept]
+        values = [each.value() or b"" for each in kept]
+        messages.values += [each if len(each) <= self._value_bytes_max else b"" for each in values]
         messages.partitions += partitions
         messages.offsets += offsets
         messages.timestamps_ms += [each.timestamp()[1] for each in kept]
@@ -183,6 +187,12 @@ class Feed:
             raise deleted(self._address)
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise unreadable(self._address, self._trouble.text(error))
+        if code == KafkaError._BAD_COMPRESSION:
+            raise SourceError(
+                f"{full(self._address)}: partition {p} cannot be unpacked at offset {offset} "
+                f"({self._trouble.text(error)}); delete its records up to there, or raise "
+                "receive.message.max.bytes under kafka.options if they are larger than that"
+            )
         self._trouble(error)
         return False
 

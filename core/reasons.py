@@ -56,7 +56,7 @@ class Reason(IntEnum):
     BODY_NOT_JSON = 36
     """The body is not one strict JSON value."""
     RECORD = 37
-    """Replay of a topic: the value is no record of that topic."""
+    """Replay of a topic: the value is no record of that topic, or larger than any."""
 
 
 REASONS = 64
