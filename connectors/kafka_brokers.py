@@ -217,13 +217,23 @@ class Brokers:
             found = [self._known.get(name) for name in names]
             parts = [list(each.partitions.values()) if each else [] for each in found]
             if all(each and all(part.leader >= 0 for part in each) for each in parts):
-                return
+                break
             if monotonic_ns() >= end_ns:
                 raise self._failure(
                     f"kafka://{self._servers}: new topics have no leaders after "
                     f"{self._settings.connect_s} s; look after the brokers"
                 )
             self._client.poll(_POLL_S)
+        # Brokers name a leader before it has taken over. A producer whose first batches it refuses
+        # and whose fifth it takes is told that all were written (librdkafka 2.16, Kafka 4.1).
+        try:
+            settled(
+                self._client, self._settings.connect_s,
+                lambda: self._counted([TopicPartition(name, number) for name in names
+                                       for number in self._known[name].partitions]),
+            )  # fmt: skip
+        except KafkaException as error:
+            raise self._failed("new topics have no leaders", error, self._cure) from None
 
     def _answer(self, future: Future[T]) -> T:
         """Return what the brokers answer; librdkafka bounds the wait by its request timeout."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
     AclBinding,
     AclOperation,
     AclPermissionType,
     AdminClient,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
 )
@@ -59,6 +61,19 @@ def test_a_run_makes_the_topics_it_writes(kafka: Kafka, settings: KafkaSettings)
     assert seen.setting(kafka.servers, name, "cleanup.policy") == "delete"
     assert ensure(settings, kafka.servers, [TELEMETRY, TELEMETRY_DLQ], said.append) == found
     assert len(said) == 2
+
+
+def test_topics_are_made_when_their_leaders_answer(kafka: Kafka, settings: KafkaSettings) -> None:
+    """A leader is named before it has taken over, and batches sent to it meanwhile are lost."""
+    many = msgspec.structs.replace(settings, partitions=30)
+    brokers = Brokers(many, kafka.servers, SinkError, "")
+    admin = AdminClient(seen.options(kafka.servers))
+    admin.list_topics(timeout=seen.PATIENCE_S)  # so that it asks at once, when they are made
+    parts = [TopicPartition(name, p) for name in settings.topics.values() for p in range(30)]
+    assert brokers.create(list(settings.topics)) == set(settings.topics)
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # its stubs are untyped
+    for part, asked in admin.list_offsets(dict.fromkeys(parts, latest)).items():
+        assert asked.result(seen.PATIENCE_S).offset == 0, part
 
 
 def test_settings_say_how_topics_are_made(kafka: Kafka, settings: KafkaSettings) -> None:
