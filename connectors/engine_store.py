@@ -77,7 +77,10 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         os.close(lock)
         if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
+            raise SourceError(
+                f"{path}: cannot be locked ({error.strerror}); "
+                "give --recovery a folder of another file system"
+            ) from error
         raise SourceError(
             f"{folder}: another process uses this recovery folder; end it or give another one"
         ) from error

@@ -12,6 +12,7 @@ Source: Apache Kafka 4.1, "Topic Configs"; KIP-464 for replication as the broker
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -53,6 +54,7 @@ _CURES = {
     KafkaError.INVALID_PARTITIONS: "set kafka.partitions to what the brokers can hold",
 }
 _POLL_S = 0.05
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 TIMESTAMPS = "LogAppendTime"
 """Whose time a message has in a topic that we create: the brokers'. By it they delete what
@@ -276,7 +278,7 @@ def _seen(entries: Mapping[str, Any]) -> dict[str, Any]:
         ("retention_ms", "retention.ms"),
         ("message_bytes_max", "max.message.bytes"),
     ):
-        if name in found:
+        if _NUMBER.fullmatch(found.get(name, "")):
             fields[field] = int(found[name])
     for field, name in (("cleanup", "cleanup.policy"), ("timestamps", "message.timestamp.type")):
         if name in found:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -26,6 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from connectors import kafka_options
 from connectors.clock import monotonic_ns
 from core.errors import RunError, SettingError, SinkError
+from core.nearest import meant
 from core.plain import plain
 from core.topics import TOPICS
 
@@ -247,8 +247,8 @@ def _refused(error: KafkaException, config: Mapping[str, Any]) -> SettingError:
     named = re.search(r'property:? "([^"]+)"', text)
     at = f'kafka.options."{named[1]}"' if named else "kafka.options"
     if named and text.startswith("No such"):
-        near = kafka_options.nearest(named[1])
-        return SettingError(f'{at}: unknown to librdkafka; did you mean "{near}"?')
+        hint = meant(named[1], kafka_options.KNOWN, "its CONFIGURATION.md has them all")
+        return SettingError(f"{at}: unknown to librdkafka; {hint}")
     return SettingError(f"{at}: refused by librdkafka: {text}; correct it")
 
 
@@ -336,8 +336,8 @@ def _check_topics(topics: Mapping[str, str]) -> None:
     for ours, name in topics.items():
         at = f'kafka.topics."{plain(ours)}"'
         if ours not in TOPICS:
-            near = get_close_matches(ours, TOPICS, n=1, cutoff=0.0)[0]
-            raise SettingError(f'{at}: no topic of Penstock; did you mean "{near}"?')
+            hint = meant(ours, TOPICS, f"these are: {', '.join(TOPICS)}")
+            raise SettingError(f"{at}: no topic of Penstock; {hint}")
         if name in (".", ".."):
             raise SettingError(f'{at}: "{name}" is no name of a topic; give another')
         if taken[name] != ours:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -93,6 +92,9 @@ _CODE = re.compile(
 )
 """Properties that only code can give, or that only tests of librdkafka need."""
 
+_FILE = re.compile(r"(?:ssl|https)\..*\.location|.*\.(?:keytab|file)")
+"""Properties whose value is the path of a file, or of a folder of certificates."""
+
 KNOWN = """
     api.version.fallback.ms api.version.request api.version.request.timeout.ms batch.num.messages
     broker.address.family broker.address.ttl broker.version.fallback check.crcs client.dns.lookup
@@ -164,6 +166,8 @@ def resolve(options: Mapping[str, Value]) -> Resolved:
         if "\0" in text or not _is_utf8(text):
             raise SettingError(f"{at}: its value is not text; give one without NUL, in UTF-8")
         _check(at, name, text)
+        if _FILE.fullmatch(name) and text not in ("", "probe"):
+            _see(at, text, "what it names" if isinstance(value, dict) else plain(text))
         values[name] = text
         if text and (isinstance(value, dict) or SECRET.search(name)):
             secrets.append(text)
@@ -182,11 +186,6 @@ def hidden(text: str, secrets: Iterable[str]) -> str:
     return re.sub("\0+", "(not shown)", "".join(shown))
 
 
-def nearest(name: str) -> str:
-    """Return the property a user may have meant."""
-    return get_close_matches(name, KNOWN, n=1, cutoff=0.0)[0]
-
-
 def _check(at: str, name: str, text: str) -> None:
     """Refuse what is not the user's to set."""
     if name in _SETTINGS:
@@ -200,6 +199,16 @@ def _check(at: str, name: str, text: str) -> None:
         raise SettingError(
             f"{at}: would let records be lost or change places; leave it out, or say {want}"
         )
+
+
+def _see(at: str, path: str, shown: str) -> None:
+    """Refuse a file that cannot be opened, of which librdkafka would not say which one."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        raise SettingError(
+            f"{at}: {shown} cannot be read: {error.strerror}; name a readable file"
+        ) from None  # the traceback would hold the path
 
 
 def _text(value: str | float) -> str:

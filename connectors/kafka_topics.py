@@ -14,7 +14,6 @@ Not here: what the topics are (`core.topics`), and how the brokers are asked
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +21,7 @@ import msgspec
 from connectors.kafka_brokers import TIMESTAMPS, Brokers, Layout
 from connectors.kafka_client import CURE, SINK_CURE, canonical_name, topic_name
 from core.errors import SinkError, SourceError, UsageError
+from core.nearest import meant
 from core.plain import plain
 from core.topics import (
     DAY_MS,
@@ -205,11 +205,8 @@ def describe(settings: KafkaSettings, servers: str, topic: str | None = None) ->
     topic = None if topic is None else canonical_name(settings, topic)
     if topic is not None and not brokers.layout(topic).partitions:
         name = topic_name(settings, topic)
-        names = [each for each in brokers.names() if not each.startswith("__")] or list(TOPICS)
-        near = get_close_matches(name, names, n=1, cutoff=0.0)
-        raise UsageError(
-            f"kafka://{servers}: no such topic: {plain(name)}; did you mean {plain(near[0])}?"
-        )
+        hint = meant(name, brokers.names(), "leave it out to see Penstock's")
+        raise UsageError(f"kafka://{servers}: no such topic: {plain(name)}; {hint}")
     layouts = brokers.configured(TOPICS if topic is None else [topic])
     records = brokers.records([each for each in layouts.values() if each.partitions])
     return [

@@ -15,7 +15,6 @@ Source: KIP-98 for the last stable offset; KIP-516 for the identity of topics.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from confluent_kafka import (
@@ -45,6 +44,7 @@ from connectors.kafka_client import (
 )
 from core.errors import RunError, SinkError, SourceError
 from core.kafka_address import SCHEME, KafkaAddress
+from core.nearest import meant
 
 if TYPE_CHECKING:
     from core.sections import KafkaSettings
@@ -97,8 +97,8 @@ class Survey:
         self._client, self._trouble, answer = _asked(settings, address.servers, SourceError, CURE)
         found = answer.topics.get(address.topic)
         if found is None or not found.partitions:
-            near = get_close_matches(address.topic, answer.topics, n=1, cutoff=0.0)
-            hint = f"did you mean {near[0]}?" if near else "the brokers have none at all"
+            lists = f"penstock topics describe {SCHEME}{address.servers} lists Penstock's"
+            hint = meant(address.topic, answer.topics, lists)
             raise SourceError(f"{full(address)}: there is no such topic; {hint}")
         if found.error is not None:
             raise unreadable(address, self._trouble.text(found.error))

@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from core.errors import SettingError
-from core.kafka_address import is_kafka
+from core.kafka_address import NO_LOGIN, is_kafka
 from core.plain import plain
 from core.sections import RunSettings, Settings
 
@@ -147,6 +147,11 @@ def decode(layers: Sequence[Layer]) -> Settings:
     for name, (value, origin, is_env) in given.items():
         kind, setting = _known()[name]
         section, _, key = name.partition(".")
+        texts = (
+            [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        )
+        if section == "run" and any(is_kafka(str(each)) and "@" in str(each) for each in texts):
+            raise SettingError(f"{plain(origin)}: {name}: {NO_LOGIN}")
         try:
             decoded = msgspec.convert(value, kind, strict=not is_env)
         except (msgspec.ValidationError, RecursionError) as error:

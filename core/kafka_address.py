@@ -18,6 +18,9 @@ SCHEME = "kafka://"
 PORT = 9092
 """Where brokers listen when nothing else is said."""
 
+NO_LOGIN = "an address of Kafka has no @; give sasl.username and sasl.password under kafka.options"
+"""Said of one that has, which is not quoted."""
+
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _WANT = "want kafka://HOST:PORT[,HOST:PORT]"
@@ -57,10 +60,7 @@ def parse(text: str, *, topic: bool) -> KafkaAddress:
     if not is_kafka(text):
         raise UsageError(f"{plain(text)}: not an address of Kafka; {want}")
     if "@" in text:  # what stands before it may be a password
-        raise UsageError(
-            "an address of Kafka has no @; give sasl.username and sasl.password under "
-            f"kafka.options; {want}"
-        )
+        raise UsageError(f"{NO_LOGIN}; {want}")
     servers, slash, name = text.removeprefix(SCHEME).partition("/")
     if topic and not name:
         raise UsageError(f"{plain(text)}: names no topic; {want}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core.errors import UsageError
+from core.nearest import meant
 from core.plain import plain
 from flows.console import put, say
 
@@ -188,7 +189,6 @@ def _asked(address: str, config: str | None, *, topic: bool) -> tuple[KafkaSetti
 
 def _known(reason: str | None) -> str | None:
     """Return a reason if there is one of that name; what is misspelt would match nothing."""
-    from difflib import get_close_matches
     from typing import get_args
 
     from core.reasons import MALFORMED
@@ -197,8 +197,8 @@ def _known(reason: str | None) -> str | None:
     names = [*get_args(Refused), *(each.name.lower() for each in MALFORMED)]
     if reason is None or reason in names:
         return reason
-    near = get_close_matches(reason, names, n=1, cutoff=0.0)[0]
-    raise UsageError(f"--reason: {plain(reason)} is none; did you mean {near}?")
+    hint = meant(reason, names, f"these are: {', '.join(names)}")
+    raise UsageError(f"--reason: {plain(reason)} is none; {hint}")
 
 
 def _line(each: Created) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -119,7 +121,16 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     claim_store(tmp_path)()
 
 
-def test_a_folder_that_cannot_be_claimed_is_one_line(tmp_path: Path) -> None:
-    """The error names the file and the cure."""
+def test_a_folder_that_cannot_be_claimed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the file and the cure, also where a file system knows no locks."""
     with pytest.raises(SourceError, match=r"\.lock: .*; give --recovery a folder"):
         claim_store(tmp_path / "gone")
+
+    def none_left(*about: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", none_left)
+    with pytest.raises(SourceError, match=r"\.lock: cannot be locked \(No locks available\); give"):
+        claim_store(tmp_path)

@@ -100,7 +100,7 @@ def test_a_consumer_commits_nothing_and_reads_all() -> None:
 @pytest.mark.parametrize(
     ("topics", "line"),
     [
-        ({"telemetry.reading.v1": "x"}, f'no topic of Penstock; did you mean "{TELEMETRY}"?'),
+        ({"telemetry.reading.v1": "x"}, f"no topic of Penstock; did you mean {TELEMETRY}?"),
         ({TELEMETRY: ".."}, '".." is no name of a topic'),
         ({TELEMETRY: "security.findings.v1"}, "names security.findings.v1 too; give it another"),
         ({TELEMETRY: "x", "network.flows.v1": "x"}, '"x" names network.flows.v1 too'),

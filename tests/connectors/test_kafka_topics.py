@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, tho
     ResourceType,
 )
 
-from connectors import kafka_topics
+from connectors import kafka_brokers, kafka_topics
 from connectors.kafka_brokers import Brokers, Layout
 from connectors.kafka_topics import KEYS, batch_bytes, create, describe, ensure
 from core.errors import SinkError, SourceError, UsageError
@@ -169,6 +170,13 @@ def test_topics_are_described_as_they_are(kafka: Kafka, settings: KafkaSettings)
     }
     assert found[FINDINGS].partitions == 0
     assert found[FINDINGS].records is None
+
+
+def test_what_the_brokers_say_oddly_is_unknown() -> None:
+    """A number of theirs that is none is not known, and no error."""
+    said = {"retention.ms": "-1", "max.message.bytes": "many", "cleanup.policy": "compact"}
+    entries = {name: SimpleNamespace(value=value) for name, value in said.items()}
+    assert kafka_brokers._seen(entries) == {"retention_ms": -1, "cleanup": "compact"}
 
 
 def test_one_topic_is_described_by_either_name(kafka: Kafka, settings: KafkaSettings) -> None:

@@ -211,6 +211,21 @@ def test_a_refusal_says_where_what_and_the_cure(layer: dict[str, Any], line: str
     assert refusal(("penstock.toml", layer)) == line
 
 
+@pytest.mark.parametrize(
+    "run",
+    [{"sink": "kafka://me:hunter2@a:1"}, {"sink": "kafka://me:hunter2 @a:1"},
+     {"paths": ["kafka://me:hunter2@a:1/t"]}, {"paths": ("kafka://me:hunter2@a:1/t",)}],
+)  # fmt: skip
+def test_a_password_in_an_address_is_refused_unseen(run: dict[str, Any]) -> None:
+    """The line says where it belongs, and does not quote it."""
+    line = refusal(("penstock.toml", {"run": run}))
+    assert line == (
+        f"penstock.toml: run.{next(iter(run))}: an address of Kafka has no @; "
+        "give sasl.username and sasl.password under kafka.options"
+    )
+    assert decode([("x", {"run": {"sink": "files:me@home", "paths": ["a@b"]}})]).run.paths
+
+
 def test_a_refused_variable_is_named() -> None:
     """What the environment says wrong is named by its variable and its setting."""
     layer = from_environment({"PENSTOCK_DAM_RATE_HZ": "fast"})
