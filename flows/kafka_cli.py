@@ -172,6 +172,11 @@ def dlq_replay(
             f"records longer than a dead letter holds: {cut:,}; "
             "replay the captures they came from, where their topic takes more"
         )
+    if done.replayed and not done.dry_run:
+        say(
+            "their letters stay where they are: given again, this command puts the same records "
+            "back again, with the same ce_id"
+        )
     raise typer.Exit(1 if done.failed else 0)
 
 

@@ -179,7 +179,11 @@ def test_dead_letters_are_put_back(
     assert f"decode: 1; penstock replay {letters} reads them again" in done.err
     assert "longer than a dead letter holds: 1; replay the captures they came from" in done.err
     assert len(read(kafka.servers, names[TELEMETRY])) == 2
+    assert done.err.endswith("puts the same records back again, with the same ce_id\n")
+    assert "back again" not in trial.err
     found = as_json(ask(dlq_app, "replay", letters, "--json", "--reason", "record_invalid"))
+    again = read(kafka.servers, names[TELEMETRY])
+    assert (len(again), len({dict(each.headers)["ce_id"] for each in again})) == (3, 2)
     assert (found["replayed"], found["skipped"]) == ({TELEMETRY: 1}, 4)
 
 
