@@ -35,7 +35,7 @@ from core.plain import plain
 from core.topics import TOPICS
 
 if TYPE_CHECKING:
-    from confluent_kafka.admin._metadata import TopicMetadata
+    from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
 
     from core.sections import KafkaSettings
 
@@ -104,12 +104,8 @@ class Brokers:
     ) -> None:
         self._settings, self._servers = settings, servers
         self._failure, self._cure = failure, cure
-        config = properties(settings, servers)
-        self._trouble: Trouble = config["error_cb"]
-        self._client = built(AdminClient, config)
-        self._known: dict[str, TopicMetadata] = {}
-        answer = connect(self._client, config, settings.connect_s, failure=failure, cure=cure)
-        self._known = answer.topics
+        self._client, self._trouble, answer = asked(settings, servers, failure, cure)
+        self._known: dict[str, TopicMetadata] = answer.topics
 
     def names(self) -> list[str]:
         """Return the names of all topics there are."""
@@ -254,6 +250,23 @@ class Brokers:
         why = self._trouble.cause(first) if is_ours else self._trouble.text(first)
         cure = self._trouble.cure(cure) if is_ours else cure
         return self._failure(f"kafka://{self._servers}: {plain(what)} ({why}); {cure}")
+
+
+def asked(
+    settings: KafkaSettings, servers: str, failure: type[RunError], cure: str
+) -> tuple[AdminClient, Trouble, ClusterMetadata]:
+    """Return an administrator that was answered, what it complains of, and the answer.
+
+    Args:
+        settings: Section `kafka` of the settings.
+        servers: `host:port`, separated by commas.
+        failure: What to raise when none answers.
+        cure: What the user may do then.
+    """
+    config = properties(settings, servers)
+    client = built(AdminClient, config)
+    answer = connect(client, config, settings.connect_s, failure=failure, cure=cure)
+    return client, config["error_cb"], answer
 
 
 def _new(settings: KafkaSettings, topic: str) -> NewTopic:

@@ -12,7 +12,7 @@ Not here: sources of a run, which resume (`connectors.kafka_source`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ class TopicReader:
             )
         self._partitions = sorted(found.partitions)
 
-    def read(self, last: int | None = None) -> Iterator[Message]:
+    def read(self, last: int | None = None) -> Generator[Message, None, None]:
         """Yield every record, partition by partition in the order they come, then close.
 
         Args:

@@ -15,10 +15,10 @@ Source: KIP-98 for the last stable offset; KIP-516 for the identity of topics.
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from confluent_kafka import (
-    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -27,22 +27,13 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
-    AdminClient,
     OffsetSpec,
 )
 
-from connectors.clock import monotonic_ns
-from connectors.kafka_client import (
-    CURE,
-    SINK_CURE,
-    Trouble,
-    built,
-    connect,
-    consumer_properties,
-    properties,
-    settled,
-)
-from core.errors import RunError, SinkError, SourceError
+from connectors.kafka_brokers import asked
+from connectors.kafka_client import CURE, SINK_CURE, settled
+from connectors.kafka_reader import TopicReader
+from core.errors import SinkError, SourceError
 from core.kafka_address import SCHEME, KafkaAddress
 from core.nearest import meant
 
@@ -53,9 +44,7 @@ if TYPE_CHECKING:
 GROUP = "penstock-replay"
 """Of consumers, which librdkafka asks for and the brokers never see."""
 
-_SLICE_S = 0.05
 _TYPE_BYTES_MAX = 256
-_SECOND_NS = 1_000_000_000
 
 
 class Extent(NamedTuple):
@@ -94,7 +83,7 @@ class Survey:
     def __init__(self, settings: KafkaSettings, address: KafkaAddress) -> None:
         self.address = address
         self._settings = settings
-        self._client, self._trouble, answer = _asked(settings, address.servers, SourceError, CURE)
+        self._client, self._trouble, answer = asked(settings, address.servers, SourceError, CURE)
         found = answer.topics.get(address.topic)
         if found is None or not found.partitions:
             lists = f"penstock topics describe {SCHEME}{address.servers} lists Penstock's"
@@ -187,27 +176,12 @@ class Survey:
         Raises:
             SourceError: The brokers do not send one.
         """
-        config = consumer_properties(self._settings, self.address.servers, GROUP)
-        consumer = built(Consumer, config)
-        low, high, _ = self.extent()
-        left = {p for p in range(self.partitions) if low[p] < high[p]}
-        consumer.assign([TopicPartition(self.address.topic, p, 0) for p in left])
-        end_ns = monotonic_ns() + self._settings.connect_s * _SECOND_NS
-        try:
-            while left:
-                for message in consumer.consume(1, _SLICE_S):
-                    failed = message.error()
-                    if failed is None:
-                        named = dict(headers_of(message) or ()).get("ce_type") or b""
-                        return named[:_TYPE_BYTES_MAX].decode(errors="replace")
-                    if failed.code() != KafkaError._PARTITION_EOF:
-                        raise unreadable(self.address, self._trouble.text(failed))
-                    left.discard(message.partition() or 0)
-                if monotonic_ns() > end_ns:
-                    raise unreadable(self.address, "no message in time")
-        finally:
-            consumer.close()
-        return ""
+        reader = TopicReader(self._settings, self.address.servers, self.address.topic)
+        with closing(reader.read()) as messages:
+            first = next(messages, None)
+        headers = headers_of(first) if first is not None else None
+        said = dict(headers or ()).get("ce_type") or b""
+        return said[:_TYPE_BYTES_MAX].decode(errors="replace")
 
 
 def headers_of(message: Message) -> Headers | None:
@@ -225,7 +199,7 @@ def cluster_of(settings: KafkaSettings, servers: str) -> str:
     Raises:
         SinkError: No broker answers.
     """
-    return _identity(_asked(settings, servers, SinkError, SINK_CURE)[2])
+    return _identity(asked(settings, servers, SinkError, SINK_CURE)[2])
 
 
 def full(address: KafkaAddress) -> str:
@@ -239,16 +213,6 @@ def unreadable(address: KafkaAddress, why: str) -> SourceError:
         f"{full(address)}: cannot be read ({why}); see to the brokers, and to our right to "
         "Read and Describe it"
     )
-
-
-def _asked(
-    settings: KafkaSettings, servers: str, failure: type[RunError], cure: str
-) -> tuple[AdminClient, Trouble, Any]:
-    """Return a client that was answered, what it complains of, and the answer."""
-    config = properties(settings, servers)
-    client = built(AdminClient, config)
-    answer = connect(client, config, settings.connect_s, failure=failure, cure=cure)
-    return client, config["error_cb"], answer
 
 
 def _identity(answer: Any) -> str:

@@ -30,6 +30,13 @@ def topics(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[Callable[..
 
 
 @pytest.fixture
+def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Hold whatever is done to writing nothing to either stream."""
+    yield
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
 def settings(kafka: Kafka, request: pytest.FixtureRequest) -> Iterator[KafkaSettings]:
     """Yield settings under which the topics are this test's own."""
     with renamed(kafka.servers, request.node.nodeid) as found:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient
@@ -20,26 +19,11 @@ from core.errors import RunError, SettingError, SinkError, SourceError
 from core.sections import KafkaSettings
 from core.topics import TELEMETRY, TOPICS
 from tests.conftest import Kafka
+from tests.kafka.properties import SECRET, options, refusal
 from tests.kafka.security import Security
 
 if TYPE_CHECKING:
     from tests.kafka.broker import Broker
-
-SECRET = "xylophone quartz=badger jumbo"
-
-
-def options(**found: Any) -> KafkaSettings:
-    """Settings with these properties, `__` for the dots in their names."""
-    names = {name.replace("__", "."): value for name, value in found.items()}
-    return msgspec.convert({"options": names}, KafkaSettings)
-
-
-def refusal(settings: KafkaSettings) -> str:
-    with pytest.raises(SettingError) as caught:
-        kafka_client.check(settings)
-    line = str(caught.value)
-    assert line.isprintable()
-    return line
 
 
 def complaint(settings: KafkaSettings, servers: str, connect_s: float = 1.5) -> str:
@@ -50,13 +34,6 @@ def complaint(settings: KafkaSettings, servers: str, connect_s: float = 1.5) -> 
     line = str(caught.value)
     assert line.isprintable()
     return line
-
-
-@pytest.fixture
-def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Hold whatever is done to writing nothing to either stream."""
-    yield
-    assert capfd.readouterr() == ("", "")
 
 
 # ---------------------------------------------------------------- properties and names

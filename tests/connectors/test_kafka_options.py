@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors import kafka_client, kafka_options
-from core.errors import SettingError
 from core.sections import KafkaSettings
-
-SECRET = "xylophone quartz=badger jumbo"
-
-
-def options(**found: Any) -> KafkaSettings:
-    """Settings with these properties, `__` for the dots in their names."""
-    names = {name.replace("__", "."): value for name, value in found.items()}
-    return msgspec.convert({"options": names}, KafkaSettings)
-
-
-def refusal(settings: KafkaSettings) -> str:
-    with pytest.raises(SettingError) as caught:
-        kafka_client.check(settings)
-    line = str(caught.value)
-    assert line.isprintable()
-    return line
-
-
-@pytest.fixture
-def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Hold whatever is done to writing nothing to either stream."""
-    yield
-    assert capfd.readouterr() == ("", "")
-
+from tests.kafka.properties import SECRET, options, refusal
 
 # ---------------------------------------------------------------- what is refused
 
