@@ -224,14 +224,17 @@ class Brokers:
             self._client.poll(_POLL_S)
         # Brokers name a leader before it has taken over. A producer whose first batches it refuses
         # and whose fifth it takes is told that all were written (librdkafka 2.16, Kafka 4.1).
-        try:
-            settled(
-                self._client, self._settings.connect_s,
-                lambda: self._counted([TopicPartition(name, number) for name in names
-                                       for number in self._known[name].partitions]),
-            )  # fmt: skip
-        except KafkaException as error:
-            raise self._failed("new topics have no leaders", error, self._cure) from None
+        asked = [TopicPartition(n, p) for n in names for p in self._known[n].partitions]
+        while True:
+            try:
+                self._counted(asked)
+            except KafkaException as error:  # whatever is said of it meanwhile
+                if monotonic_ns() >= end_ns:
+                    why = "new topics have no leaders"
+                    raise self._failed(why, error, self._cure) from None
+            else:
+                return
+            self._client.poll(_POLL_S)
 
     def _answer(self, future: Future[T]) -> T:
         """Return what the brokers answer; librdkafka bounds the wait by its request timeout."""
