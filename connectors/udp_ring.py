@@ -112,6 +112,15 @@ class UdpOccupancy(msgspec.Struct, frozen=True, kw_only=True):
     arenas: int
     kernel_bytes: int
 
+    def gauges(self) -> dict[str, int]:
+        """Return it for the ledger, by name."""
+        return {
+            "ring_packets": self.queued_datagrams,
+            "ring_batches": self.busy_arenas,
+            "ring_batches_all": self.arenas,
+            "kernel_bytes": self.kernel_bytes,
+        }
+
 
 class UdpRing:
     """Receives in a daemon thread from `start` until `stopping`, into batches to be taken."""

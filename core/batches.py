@@ -170,6 +170,22 @@ class HeaderBatch(Columns):
         return cls(**{name: np.zeros(size, dtype) for name, dtype in cls.COLUMNS.items()})
 
 
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What a live source hands on at once: packets, the time it has become, or both.
+
+    Attributes:
+        packets: Packets, none in a mere tick.
+        headers: What their headers say, where it is known already.
+        tick_ns: The time it is for whoever got no packets, ns since the epoch; no packet that is
+            handed on later is of an earlier one. 0 says nothing.
+    """
+
+    packets: PacketBatch | None
+    headers: HeaderBatch | None = None
+    tick_ns: int = 0
+
+
 @dataclass(slots=True)
 class FrameBatch(Columns):
     """Accepted arrivals: device frames, or every packet of a host.
@@ -238,6 +254,12 @@ class FrameBatch(Columns):
         if self.clock_ns.size == 0:
             self.clock_ns = self.at_ns
         self.check()
+
+    @classmethod
+    def none(cls) -> FrameBatch:
+        """Return a batch without a row."""
+        columns: dict[str, Any] = {name: np.zeros(0, dtype) for name, dtype in cls.COLUMNS.items()}
+        return cls(arena=np.zeros(0, U1), **columns)
 
     def __reduce__(self) -> tuple[type[FrameBatch], tuple[object, ...]]:
         """Pickle only the bodies of these rows, not the arena they share with other batches."""

@@ -171,6 +171,15 @@ class Dam:
         at_ns = np.empty(self.depth, np.int64)
         return self._left(advance(self._state, self._ring, at_ns, 0, now_ns), at_ns)
 
+    @property
+    def next_ns(self) -> int | None:
+        """The time at which a tick releases something; `None` while nothing is queued."""
+        if not self.depth:
+            return None
+        now_ns, tokens, rate = (int(self._state[field]) for field in (NOW, TOKENS, RATE))
+        wait_ns = max(0, -(-(TOKEN - tokens) // rate))
+        return max(now_ns // DRAIN_NS + 1, -(-(now_ns + wait_ns) // DRAIN_NS)) * DRAIN_NS
+
     def drain(self) -> Judged:
         """Release everything queued, at the times it would leave if nothing more arrived.
 

@@ -107,7 +107,7 @@ def _not_ours(
         return _NOT_UDP
     if fragment != 0:
         return _FRAGMENT
-    if dport != port:
+    if port not in (0, dport):
         return _OTHER_PORT
     if claimed_len > payload_len:
         return _SNAPPED if cut else _UDP_LENGTH
@@ -150,7 +150,7 @@ def device_frames(
     Args:
         packets: Packets as captured.
         headers: Their headers.
-        port: UDP port that device frames are sent to.
+        port: UDP port that device frames are sent to; 0 = any.
         body_bytes_max: Largest body accepted.
 
     Returns:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.keytable import KeyTable
+from core.keytable import KeyTable, oldest
 from core.netflow_kernels import (
     BYTES,
     BYTES_BACK,
@@ -44,6 +44,7 @@ from core.netflow_kernels import (
     SPORT,
     WORDS,
     end_all,
+    expire,
     key_many,
     observe,
 )
@@ -112,6 +113,18 @@ class FlowTable:
              frames.size, frames.source, frames.ordinal),
             np.zeros(WORDS, np.uint64), out,
         )  # fmt: skip
+        return FlowBatch(numbers[:count], names[:count])
+
+    @property
+    def next_ns(self) -> int | None:
+        """The time at which a tick ends a flow; `None` while there is none."""
+        slot = int(oldest(self._table.arrays()))
+        return int(self._flows[0][slot, LAST_NS]) + self._idle_ns if slot >= 0 else None
+
+    def tick(self, now_ns: int) -> FlowBatch:
+        """Let time pass without a packet; return the flows that ended, as the next one would."""
+        numbers, names = out = _room(len(self))
+        count = expire(self._table.arrays(), self._flows, now_ns, self._idle_ns, out, 0)
         return FlowBatch(numbers[:count], names[:count])
 
     def finish(self) -> FlowBatch:

@@ -76,8 +76,8 @@ def _emit(flows: Any, slot: Any, end: Any, out: Any, count: Any) -> Any:
 
 
 @kernel(i8(TABLE, FLOWS_T, i8, i8, FLOWS_T, i8))
-def _expire(table: Any, flows: Any, now: Any, idle_ns: Any, out: Any, count: Any) -> Any:
-    """End the flows that have been silent; return the new number of rows."""
+def expire(table: Any, flows: Any, now: Any, idle_ns: Any, out: Any, count: Any) -> Any:
+    """End the flows that have been silent; return the new number of rows of `out`."""
     slot = oldest(table)
     while slot >= 0 and now - flows[0][slot, LAST_NS] >= idle_ns:
         count = _emit(flows, slot, END_IDLE, out, count)
@@ -127,7 +127,7 @@ def observe(
     for i in range(at_ns.size):
         now = max(clock[0], at_ns[i])
         clock[0] = now
-        count = _expire(table, flows, now, idle_ns, out, count)
+        count = expire(table, flows, now, idle_ns, out, count)
         _probe(
             src_hi[i], src_lo[i], sport[i], dst_hi[i], dst_lo[i], dport[i], proto[i],
             ethertype[i], probe,

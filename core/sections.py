@@ -43,7 +43,7 @@ class CaptureSettings(_Section, frozen=True, kw_only=True):
         Literal["device", "host"],
         _choice("Who is analysed: devices that send frames, or every host."),
     ] = "device"
-    port: Annotated[int, _num("UDP port of device frames.", 1, 65_535)] = 9999
+    port: Annotated[int, _num("UDP port of device frames; 0 = all.", 0, 65_535)] = 9999
     filter: Annotated[str, _text("Packets to keep; empty keeps all.", "a BPF expression")] = ""
     speed: Annotated[
         float, _num("Pace of a replay as a multiple of capture time; 0 = max.", 0.0, 1e6, "x")
@@ -56,6 +56,38 @@ class CaptureSettings(_Section, frozen=True, kw_only=True):
     packet_bytes_max: Annotated[
         int, _num("Largest captured packet accepted.", 64, 16 << 20, "bytes")
     ] = 256 << 10
+
+
+class UdpSettings(_Section, frozen=True, kw_only=True):
+    """Live datagrams: where they are received, and how much room there is for them."""
+
+    addresses: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=300, pattern=_WORD)], ...],
+        Meta(
+            description="Addresses to receive on; those that a run is not given paths for.",
+            max_length=64,
+            extra={"bounds": "HOST:PORT or [ADDRESS]:PORT, at most 64"},
+        ),
+    ] = ()
+    parts: Annotated[
+        int, _num("Parts that share each port, on as many workers.", 1, 256, "parts")
+    ] = 1
+    buffer_bytes: Annotated[
+        int, _num("Receive buffer of a socket to ask for; a short datagram takes 800 bytes of it.",
+                  4 << 10, 1 << 30, "bytes")
+    ] = 32 << 20  # fmt: skip
+    arenas: Annotated[int, _num("Batches there may be at once.", 2, 1024, "batches")] = 16
+    arena_bytes: Annotated[int, _num("Most bytes of one batch.", 64 << 10, 256 << 20, "bytes")] = (
+        4 << 20
+    )
+    bytes_max: Annotated[
+        int, _num("Bytes kept of a datagram; a longer one is ignored as cut.", 64, 65_536, "bytes")
+    ] = 65_536
+    gro: Annotated[
+        bool,
+        _choice("Whether the kernel may join datagrams: faster, and drops of joined ones count "
+                "as one."),
+    ] = True  # fmt: skip
 
 
 class FrameSettings(_Section, frozen=True, kw_only=True):
@@ -246,6 +278,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     """All settings, section by section."""
 
     capture: CaptureSettings = CaptureSettings()
+    udp: UdpSettings = UdpSettings()
     frame: FrameSettings = FrameSettings()
     dam: DamSettings = DamSettings()
     features: FeatureSettings = FeatureSettings()

@@ -1,4 +1,4 @@
-"""The command line: `penstock replay | simulate | send | config | topics | dlq | --version`.
+"""The command line: `penstock replay | run | simulate | send | config | topics | dlq | --version`.
 
 Laws:
 
@@ -12,32 +12,28 @@ Laws:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core.errors import PenstockError, RunError, UsageError
+from flows.carry import carry_out, flag, rate_layer, show
 from flows.console import put, refused, say
 from flows.kafka_cli import dlq_app, topics_app
+from flows.live import run_app
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from connectors.read_back import OnRecord
     from core.config import Layer
-    from core.sections import RunSettings, Settings
-    from flows.replay import Progress
-    from flows.summary import Summary
 
 # Typer may carry a copy of click inside itself: the base of its errors has no public name.
 _TYPED_WRONG: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="penstock",
-    help="Packets in, records out: decode, rate-limit, score and deliver captured traffic.",
+    help="Packets in, records out: decode, rate-limit, score and deliver traffic.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,6 +43,7 @@ config_app = typer.Typer(
     help="Show or check settings.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(config_app, name="config")
+app.add_typer(run_app, name="run")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 
@@ -119,18 +116,18 @@ def replay(
 ) -> None:
     """Replay captures or a topic, and account for each packet."""
     flags: list[Layer] = [("PATH", {"run": {"paths": tuple(paths)}})]
-    _flag(flags, "--by", "capture", "by", by)
-    _flag(flags, "--port", "capture", "port", port)
-    _flag(flags, "--filter", "capture", "filter", bpf)
-    _flag(flags, "--burst", "dam", "burst", burst)
-    _flag(flags, "--sink", "run", "sink", sink)
-    _flag(flags, "--recovery", "run", "recovery", recovery)
-    _flag(flags, "--scores", "run", "scores", scores)
-    _flag(flags, "--strict", "run", "strict", strict or None)
+    flag(flags, "--by", "capture", "by", by)
+    flag(flags, "--port", "capture", "port", port)
+    flag(flags, "--filter", "capture", "filter", bpf)
+    flag(flags, "--burst", "dam", "burst", burst)
+    flag(flags, "--sink", "run", "sink", sink)
+    flag(flags, "--recovery", "run", "recovery", recovery)
+    flag(flags, "--scores", "run", "scores", scores)
+    flag(flags, "--strict", "run", "strict", strict or None)
     if speed is not None:
         flags.append(("--speed", {"capture": {"speed": _speed(speed)}}))
     if rate is not None:
-        flags.append(("--rate", {"dam": _rate(rate)}))
+        flags.append(("--rate", {"dam": rate_layer(rate)}))
     from connectors.settings import load
 
     settings = load(config, flags).settings
@@ -141,83 +138,6 @@ def replay(
     unreadable = settings.run.strict and summary.files.unreadable
     failed = not summary.read_anything or unreadable or summary.lost
     raise typer.Exit(1 if failed else 0)
-
-
-def carry_out(settings: Settings, on_record: OnRecord | None = None) -> Summary:
-    """Replay with a progress bar on a terminal; say so when kernels are compiled."""
-    from connectors.clock import monotonic_ns
-    from connectors.stderr import engine_held_back
-
-    begun_ns = monotonic_ns()
-    with engine_held_back():
-        with announcing_compilation() as compiled:
-            from flows.replay import replay as carry
-        with _progress_bar() as progress:
-            return carry(settings, say, progress, begun_ns if compiled else None, on_record)
-
-
-@contextmanager
-def announcing_compilation() -> Iterator[list[str]]:
-    """Say once that kernels are compiled, if they are; yield a list that receives their names."""
-    from core import kernels
-
-    compiled: list[str] = []
-
-    def tell(name: str) -> None:
-        if not compiled:
-            say("compiling kernels, once per installation: up to 30 s")
-        compiled.append(name)
-
-    kernels.on_compile.append(tell)
-    try:
-        yield compiled
-    finally:
-        kernels.on_compile.remove(tell)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress | None]:
-    """Show a bar on standard error when that is a terminal; yield what moves it."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def progress(done: int, total: int, packets: int) -> None:
-            bar.update(
-                task, completed=done, total=total or None, description=f"{packets:,} packets"
-            )
-
-        yield progress
-
-
-def show(summary: Summary, run: RunSettings, *, as_json: bool) -> None:
-    """Print a summary on standard output."""
-    import msgspec
-
-    from core.kafka_address import is_kafka
-
-    if as_json:
-        put(msgspec.json.encode(summary).decode())
-        return
-    from rich.console import Console
-
-    from flows.summary import table
-
-    console = Console()
-    with console.capture() as text:
-        console.print(table(summary, run.sink_place, of_topic=any(map(is_kafka, run.paths))))
-    put(text.get().rstrip("\n"))
-
-
-def _flag(flags: list[Layer], flag: str, section: str, name: str, value: object) -> None:
-    if value is not None:
-        flags.append((flag, {section: {name: value}}))
 
 
 def _speed(text: str) -> float:
@@ -231,16 +151,6 @@ def _speed(text: str) -> float:
     if speed == 0:
         raise UsageError("--speed: nothing would be read at 0; give more, or max")
     return speed
-
-
-def _rate(text: str) -> dict[str, object]:
-    """Return what `--rate` means to the dam."""
-    if text == "off":
-        return {"enabled": False}
-    try:
-        return {"enabled": True, "rate_hz": int(text)}
-    except ValueError:
-        raise UsageError(f"--rate: {text!r} is not a whole number; give one, or off") from None
 
 
 @app.command()

@@ -30,6 +30,7 @@ RETUNES_MAX = 1_024
 
 _REASONS = {f"ignored.{r.name.lower()}": int(r) for r in IGNORED}
 _REASONS |= {f"malformed.{r.name.lower()}": int(r) for r in MALFORMED}
+_NO_MARKS = np.zeros(0, np.uint8)
 _DROPS = {f"dropped.{d.name.lower()}": int(d) for d in DROPS}
 
 
@@ -60,6 +61,8 @@ class DamStep(Step[Arrivals | Retune, Passage]):
             return self._command(value)
         self._reasons += value.reasons
         frames = value.frames
+        if value.tick_ns:
+            return self._tick(value.tick_ns, frames)
         if self._dam is None:
             self._passed += len(frames)
             self._passed_bytes += int(frames.size.sum())
@@ -76,6 +79,27 @@ class DamStep(Step[Arrivals | Retune, Passage]):
             frames = frames.take(slice(first, None))
         passages.append(self._judge(self._dam, frames))
         return passages
+
+    def _tick(self, now_ns: int, nothing: FrameBatch) -> list[Passage]:
+        """Let time pass: commands whose time has come, and what the queue releases."""
+        if self._dam is None:
+            return [Passage(nothing, _NO_MARKS, None, now_ns, now_ns)]
+        self._now_ns = max(self._now_ns, now_ns)
+        passages = []
+        while self._waiting and self._waiting[0].at_ns <= self._now_ns:
+            passages += self._retune(self._dam, self._waiting.pop(0))
+        judged = self._dam.tick(now_ns)
+        released_ns = 0 if self._dam.depth else now_ns
+        passage = Passage(nothing, judged.marks, judged.released, now_ns, released_ns)
+        return [*passages, passage]
+
+    @property
+    def next_ns(self) -> int | None:
+        """When a frame leaves the queue, or the next command holds."""
+        times = [command.at_ns for command in self._waiting[:1]]
+        if self._dam is not None and (next_ns := self._dam.next_ns) is not None:
+            times.append(next_ns)
+        return min(times, default=None)
 
     @staticmethod
     def _judge(dam: Dam, frames: FrameBatch) -> Passage:

@@ -81,7 +81,7 @@ def _judged(
     """Return why each packet is no frame, 0 where it is one, and the frames."""
     capture = run.settings.capture
     if capture.by == "device":
-        return device_frames(packets, headers, capture.port, run.settings.frame.body_bytes_max)
+        return device_frames(packets, headers, run.port, run.settings.frame.body_bytes_max)
     return host_frames(packets, headers)
 
 

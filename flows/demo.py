@@ -35,7 +35,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from connectors.settings import load
 from core.errors import PenstockError, RunError, SinkError
 from core.scenario import Kind, Traffic
-from flows.cli import carry_out
+from flows.carry import carry_out
 from flows.console import say
 from flows.demo_pages import (
     Consumed,

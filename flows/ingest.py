@@ -20,11 +20,13 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from connectors.capture import CaptureSource
+from connectors.live import LiveSource
 from connectors.scores import ScoresSink
 from core.topics import FLOWS
 from flows import steps
 from flows.dam_step import DamStep
 from flows.deal import deal, frame
+from flows.intake import take_in
 
 if TYPE_CHECKING:
     from bytewax.inputs import Source
@@ -45,7 +47,9 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     """
     flow = Dataflow("penstock_ingest")
     source = run.source()
-    if isinstance(source, CaptureSource):
+    if isinstance(source, LiveSource):
+        arrivals = op.flat_map("intake", op.input("source", flow, source), take_in(run))
+    elif isinstance(source, CaptureSource):
         packets = op.input("source", flow, source)
         decoded = op.map("decode", packets, steps.decode)
         arrivals = op.flat_map("frame", decoded, frame(run))
@@ -67,7 +71,7 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     records = [findings, rejects]
     if run.settings.capture.by == "device":
         records.append(op.flat_map_value("telemetry", passages, steps.readings))
-    elif isinstance(source, CaptureSource) or FLOWS in source.kind.writes:
+    elif isinstance(source, CaptureSource | LiveSource) or FLOWS in source.kind.writes:
         records.append(op.stateful_batch("flows", passages, partial(steps.FlowStep, run)))
 
     op.output("sink", op.merge("records", *records), run.sink())

@@ -33,11 +33,14 @@ class Arrivals:
         frames: Frames of the shard's keys.
         reasons: `(REASONS,) int64`; packets by reason, for the first shard only.
         rejects: Malformed packets as records, likewise.
+        tick_ns: The time it has become when there are no frames (`core.batches.Intake`); 0 says
+            nothing.
     """
 
     frames: FrameBatch
     reasons: NDArray[np.int64]
     rejects: RecordBatch | None
+    tick_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,15 @@ class Passage:
             is still seen.
         marks: `(len(arrivals),) uint8`; `core.reasons.Drop` of each.
         released: Frames to deliver now, some of which may have arrived earlier.
+        tick_ns: As in `Arrivals`, for who looks at arrivals.
+        released_ns: Likewise for who looks at what is released; 0 while earlier frames wait.
     """
 
     arrivals: FrameBatch
     marks: NDArray[np.uint8]
     released: FrameBatch | None
+    tick_ns: int = 0
+    released_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def dlq_replay(
     """Put refused records back where they were meant for."""
     from connectors.put_back import replay
     from core.kafka_address import parse
-    from flows.cli import announcing_compilation
+    from flows.carry import announcing_compilation
 
     settings, servers, name = _asked(topic, config, topic=True)
     target = None if to is None else parse(to, topic=False).servers

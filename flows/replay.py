@@ -21,7 +21,6 @@ from bytewax.recovery import (
     RecoveryConfig,
 )
 
-from connectors.capture import PAGE
 from connectors.clock import monotonic_ns
 from connectors.engine_store import claim_store, unsound
 from connectors.metrics import publish, serve
@@ -103,12 +102,20 @@ def replay(
 def _advise(run: Run, summary: Summary) -> None:
     """Say what a reader of the summary would otherwise have to guess."""
     total = run.ledger.total()
+    if summary.kernel_dropped and total["joined"]:
+        run.notify(
+            "the kernel dropped messages of several datagrams, which it counts as one: "
+            f"kernel_dropped ({summary.kernel_dropped:,}) is less than what was sent and not "
+            "received; with udp.gro = false it is exact"
+        )
     if summary.lost:
         lost = ", ".join(f"{count:,} of {topic}" for topic, count in summary.lost.items())
         run.notify(f"records were LOST: {lost}; with --recovery the next run would deliver them")
     elif summary.interrupted:
         ways = "the same command goes on there" if run.recovers else "start it again for the rest"
         run.notify(f"interrupted after {summary.packets_in:,} packets; {ways}")
+    elif summary.live:
+        pass
     elif summary.packets_in and summary.packets_in == total["packets_resumed"]:
         run.notify(NOTHING_LEFT)
     elif summary.ignored.keys() - {_UNDELIVERABLE} and not summary.frames + _at_our_port(summary):
@@ -211,9 +218,8 @@ def _reporting(run: Run, progress: Progress | None) -> Iterator[None]:
 
     def report() -> None:
         while not done.wait(REFRESH_S):
-            page = run.ledger.page(PAGE)
-            progress(page.get("file_bytes", 0), page.get("file_bytes_all", 0),
-                     page.get("packets_in", 0))  # fmt: skip
+            total = run.ledger.total()
+            progress(total["file_bytes"], total["file_bytes_all"], total["packets_in"])
 
     thread = threading.Thread(target=report, name="progress", daemon=True)
     thread.start()

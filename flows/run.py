@@ -26,6 +26,7 @@ from connectors.ledger import Ledger
 from connectors.metrics import FLUSH_SECONDS
 from connectors.pressure import Pressure
 from connectors.scores import ScoresFile
+from connectors.waiting import Waiting
 from core.errors import UsageError
 from core.kafka_address import is_kafka, parse
 from core.link import LINK_ETHERNET
@@ -36,6 +37,7 @@ from models.judge import Judge
 if TYPE_CHECKING:
     from connectors.kafka import KafkaSink
     from connectors.kafka_source import TopicSource
+    from connectors.live import LiveSource
     from connectors.read_back import OnRecord
     from core.sections import Settings
 
@@ -51,6 +53,7 @@ class Run:
         stopping: Set to end the sources.
         scores: Where scores of packets go, if anywhere.
         pressure: How the sink makes the source pause.
+        waiting: How the steps make a live source say what time it is.
         seed: Secret of hash tables; results do not depend on it.
         judge: What makes the model of a shard; as `models.judge.Judge`.
         budget: What the steps may write in one epoch.
@@ -63,6 +66,7 @@ class Run:
     stopping: threading.Event = field(default_factory=threading.Event)
     scores: ScoresFile | None = None
     pressure: Pressure = field(default_factory=Pressure)
+    waiting: Waiting = field(default_factory=Waiting)
     seed: int = field(default_factory=lambda: randbits(64))
     judge: type[Judge] = Judge
     on_record: OnRecord | None = None
@@ -71,11 +75,16 @@ class Run:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        if not settings.run.paths:
+        if not settings.run.paths and not self.is_live:
             raise UsageError(
                 "nothing to replay: name a capture file, a folder, or - for standard input "
-                "(under bytewax.run, in PENSTOCK_RUN_PATHS)"
+                "(under bytewax.run, in PENSTOCK_RUN_PATHS, or in PENSTOCK_UDP_ADDRESSES what to "
+                "receive on)"
             )
+        if self.is_live and settings.capture.by != "device":
+            raise UsageError("udp: datagrams are analysed by device; leave out --by host")
+        if self.is_live and settings.capture.filter:
+            raise UsageError("udp: capture.filter applies to packets of captures; leave it out")
         # What only a library can judge is refused here, before anything is opened or started.
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
@@ -96,6 +105,16 @@ class Run:
         return bool(self.settings.run.recovery)
 
     @property
+    def is_live(self) -> bool:
+        """Whether packets come by themselves, and only a signal ends them."""
+        return bool(self.settings.udp.addresses) and not self.settings.run.paths
+
+    @property
+    def port(self) -> int:
+        """UDP port of device frames, 0 for all: what a live source receives on is meant for us."""
+        return 0 if self.is_live else self.settings.capture.port
+
+    @property
     def interrupted(self) -> bool:
         """Whether a signal, or a sink that lost records, ended the source before its input did."""
         return self.stopping.is_set() and not self.ledger.page(PAGE).get("ended")
@@ -105,16 +124,19 @@ class Run:
         """Identify the settings that shape results, so that a resume under others is refused."""
         s = self.settings
         shaping: list[Any] = [s.frame, s.dam, s.features, s.anomaly, s.flows, s.run.shards]
-        shaping += [s.capture.by, s.capture.port, s.capture.filter, s.capture.packet_bytes_max]
+        shaping += [s.capture.by, self.port, s.capture.filter, s.capture.packet_bytes_max]
+        shaping += [self.is_live, s.udp.bytes_max]
         # Half of the records in one place and half in another would be no whole anywhere.
         folder = s.run.sink_folder
         shaping += [s.files.format, os.path.realpath(folder) if folder is not None else None]
         shaping += [s.run.sink.partition(":")[0], s.kafka.format, s.kafka.headers, s.kafka.topics]
         return blake2b(msgspec.json.encode(shaping), digest_size=16).hexdigest()
 
-    def source(self) -> CaptureSource | TopicSource:
+    def source(self) -> CaptureSource | TopicSource | LiveSource:
         """Return the source that the settings name."""
         run = self.settings.run
+        if self.is_live:
+            return self._live()
         if any(map(is_kafka, run.paths)):
             from connectors.kafka_source import TopicSource
 
@@ -137,6 +159,22 @@ class Run:
             notify=self.notify,
             recovers=self.recovers,
             pressure=self.pressure,
+        )
+
+    def _live(self) -> LiveSource:
+        """Return the live source."""
+        from connectors.udp import UdpSource  # a replay needs no kernels of sockets
+
+        return UdpSource(
+            settings=self.settings.udp,
+            batch_len=self.settings.capture.batch_len,
+            ledger=self.ledger,
+            digest=self.digest,
+            stopping=self.stopping,
+            notify=self.notify,
+            pressure=self.pressure,
+            waiting=self.waiting,
+            parts=self.settings.udp.parts,
         )
 
     @property
@@ -197,8 +235,9 @@ class Run:
         """
         run, by = self.settings.run, self.settings.capture.by
         return summarise(
-            self.ledger, by, seconds, interrupted=self.interrupted, volatile=run.sink == "embedded"
-        )
+            self.ledger, by, seconds, interrupted=self.interrupted and not self.is_live,
+            volatile=run.sink == "embedded", live=self.is_live,
+        )  # fmt: skip
 
     def verify(self) -> None:
         """Read back what the embedded broker still holds unread, when the engine is done.

@@ -82,6 +82,7 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
             self.restore(self._keeper.open(saved))
             self._keeper.load()
             self._count()
+            run.waiting.write(self._page, self.next_ns)
 
     @abstractmethod
     def build(self) -> None:
@@ -125,7 +126,13 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
             self._keeper.look()
         self._count()
         self._seconds.observe((monotonic_ns() - begun) * 1e-9)
+        self.run.waiting.write(self._page, self.next_ns)
         return out, StatefulBatchLogic.RETAIN
+
+    @property
+    def next_ns(self) -> int | None:
+        """The time for which it waits if nothing arrives; `None` when a tick would do nothing."""
+        return None
 
     def on_eof(self) -> tuple[Iterable[W], bool]:
         """Flush at the end of input; see `StatefulBatchLogic`.
@@ -170,9 +177,15 @@ class FeatureStep(Step[Passage, RowBatch]):
         )  # fmt: skip
 
     def take(self, value: Passage) -> Iterable[RowBatch]:
-        """Count arrivals."""
-        rows = self._windows.update(value.arrivals)
+        """Count arrivals, or let time pass."""
+        windows = self._windows
+        rows = windows.tick(value.tick_ns) if value.tick_ns else windows.update(value.arrivals)
         return () if rows is None else (rows,)
+
+    @property
+    def next_ns(self) -> int | None:
+        """The end of the open window."""
+        return self._windows.next_ns
 
     def end(self) -> Iterable[RowBatch]:
         """Close the last window."""
@@ -267,11 +280,20 @@ class FlowStep(Step[Passage, "RecordBatch"]):
         )
 
     def take(self, value: Passage) -> Iterable[RecordBatch]:
-        """Count released packets."""
-        if value.released is None:
-            return ()
-        ended = self._table.observe(value.released)
-        return (records.flows(ended),) if len(ended) else ()
+        """Count released packets, or let time pass."""
+        if value.released is not None:
+            ended = self._table.observe(value.released)
+            if len(ended):
+                yield records.flows(ended)
+        if value.released_ns:
+            ended = self._table.tick(value.released_ns)
+            if len(ended):
+                yield records.flows(ended)
+
+    @property
+    def next_ns(self) -> int | None:
+        """When the flow that is silent longest ends."""
+        return self._table.next_ns
 
     def end(self) -> Iterable[RecordBatch]:
         """End every flow."""

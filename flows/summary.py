@@ -66,6 +66,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         dead_lettered: Records the brokers refused and that went to a dead-letter topic instead, by
             the topic they were meant for.
         lost: Records that were accepted and could not be delivered, likewise.
+        live: Whether packets came by themselves, from sockets.
+        kernel_dropped: Packets that reached its sockets and that the kernel dropped; where it had
+            joined datagrams, messages (`udp.gro`).
+        ring_dropped: Packets received and dropped for want of room, at the end of a live run.
         volatile: Whether what was delivered is gone with the run, as in the embedded broker.
         snapshots: What it took to save the state; nothing without recovery.
         seconds: From the first read to the last delivery.
@@ -91,6 +95,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     delivered: dict[str, int]
     dead_lettered: dict[str, int]
     lost: dict[str, int]
+    live: bool
+    kernel_dropped: int
+    ring_dropped: int
     volatile: bool
     snapshots: Snapshots | None
     seconds: float
@@ -122,8 +129,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarise(
-    ledger: Ledger, by: str, seconds: float, *, interrupted: bool = False, volatile: bool = False
-) -> Summary:
+    ledger: Ledger, by: str, seconds: float, *, interrupted: bool = False, volatile: bool = False,
+    live: bool = False,
+) -> Summary:  # fmt: skip
     """Add up the ledger of a run.
 
     Args:
@@ -132,6 +140,7 @@ def summarise(
         seconds: How long it took.
         interrupted: Whether a signal ended it before its input did.
         volatile: Whether what was delivered is gone with the run.
+        live: Whether packets came by themselves.
     """
     total = ledger.total()
     fresh = total["packets_in"] - total["packets_resumed"]
@@ -162,6 +171,9 @@ def summarise(
         delivered=_named(total, "delivered"),
         dead_lettered=_named(total, "dead_lettered"),
         lost=_named(total, "lost"),
+        live=live,
+        kernel_dropped=total["kernel_dropped"],
+        ring_dropped=total["ring_dropped"],
         volatile=volatile,
         snapshots=_snapshots(total),
         seconds=round(seconds, 3),
@@ -200,10 +212,12 @@ def table(summary: Summary, sink: str | None = None, *, of_topic: bool = False) 
 
     files = summary.files
     rows = [
-        ("partitions read" if of_topic else "files read", files.read),
+        *[("partitions read" if of_topic else "files read", files.read)][: not summary.live],
         *[("  of these cut short", files.truncated)][: files.truncated],
         *[("files not readable", files.unreadable)][: files.unreadable],
         *[("rejected by the filter", summary.filtered)][: summary.filtered],
+        *[("dropped by the kernel", summary.kernel_dropped)][: summary.live],
+        *[("dropped by the ring", summary.ring_dropped)][: summary.live],
         ("packets in", summary.packets_in),
         *((f"  ignored: {n}", c) for n, c in summary.ignored.items()),
         *((f"  malformed: {n}", c) for n, c in summary.malformed.items()),
@@ -220,7 +234,8 @@ def table(summary: Summary, sink: str | None = None, *, of_topic: bool = False) 
         *((f"  dead letters of {n}", c) for n, c in summary.dead_lettered.items()),
         *((f"  LOST of {n}", c) for n, c in summary.lost.items()),
     ]
-    grid = Table(title=f"replay by {summary.by}", show_header=False, title_justify="left")
+    how = "live" if summary.live else "replay"
+    grid = Table(title=f"{how} by {summary.by}", show_header=False, title_justify="left")
     grid.add_column()
     grid.add_column(justify="right")
     for name, value in rows:

@@ -228,14 +228,31 @@ class WindowFeatures:
             self._pending.append((frames.index, row_of))
         return self._rows(out, sizes, first)
 
+    @property
+    def next_ns(self) -> int | None:
+        """The time at which a tick closes the open window; `None` while none is open."""
+        return int(self._scalars[WINDOW] + 1) * self._window_ns if self._scalars[OPEN] else None
+
+    def tick(self, now_ns: int) -> RowBatch | None:
+        """Let time pass without an arrival; return the rows of the window that it closed, if any.
+
+        They are those that the next arrival would have closed.
+        """
+        next_ns = self.next_ns
+        return self._close() if next_ns is not None and now_ns >= next_ns else None
+
     def finish(self) -> RowBatch | None:
         """Close the open window at the end of input; return its rows, marked partial, if any."""
+        rows = self._close()
+        return replace(rows, partial=True) if rows is not None else None
+
+    def _close(self) -> RowBatch | None:
+        """Close the open window."""
         first = int(self._scalars[CLOSED])
         out = self._room(int(self._scalars[OPEN]), 1)
         sizes = np.zeros(2, np.int64)
         close(self._slots, self._open, self._scalars, self._window_ns, out, sizes)
-        rows = self._rows(out, sizes, first)
-        return replace(rows, partial=True) if rows is not None else None
+        return self._rows(out, sizes, first)
 
     @staticmethod
     def _room(rows: int, groups: int) -> tuple[NDArray[Any], ...]:

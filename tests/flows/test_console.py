@@ -15,7 +15,7 @@ import pytest
 from connectors.clock import monotonic_ns
 from connectors.stderr import engine_held_back
 from core import kernels
-from flows import cli
+from flows import carry
 from flows.replay import replay
 from tests.flows.runs import Done, environment, finish, penstock, settings, start
 
@@ -136,7 +136,7 @@ def test_seconds_include_what_was_compiled(capture: Path) -> None:
 
 def test_compiling_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The first kernel that has to be compiled is announced; nothing listens afterwards."""
-    with cli.announcing_compilation() as compiled:
+    with carry.announcing_compilation() as compiled:
         for listener in kernels.on_compile:
             for name in ("first", "second"):
                 listener(name)

@@ -1,0 +1,68 @@
+"""The UDP source: datagrams as they come to sockets, as packets whose headers are known.
+
+Delivery guarantee: at most once; see `connectors.live`.
+
+Order: datagrams of a device keep theirs while its 4-tuple is unchanged, because the kernel then
+keeps them on one socket. With several parts each has sockets of its own for every address
+(SO_REUSEPORT), and the kernel deals senders to them by a hash of the 4-tuple.
+
+Destination: a datagram is taken to have come to the address its socket is bound to. That may be
+all addresses (0.0.0.0, [::]): which of them it was is not asked of the kernel.
+
+Not here: sockets (`connectors.udp_socket`) and how they are emptied (`connectors.udp_ring`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from connectors.live import LiveSource
+from connectors.udp_ring import RingOptions, UdpRing
+from connectors.udp_socket import UdpOptions, open_sockets
+
+if TYPE_CHECKING:
+    from core.batches import HeaderBatch, PacketBatch
+    from core.datagrams import Datagrams
+    from core.sections import UdpSettings
+
+
+@dataclass(slots=True, kw_only=True)
+class UdpSource(LiveSource):
+    """Receive on UDP ports until told to stop.
+
+    Attributes:
+        settings: See `UdpSettings`.
+        batch_len: Most datagrams of a batch.
+    """
+
+    settings: UdpSettings
+    batch_len: int
+
+    @property
+    def name(self) -> str:
+        """The addresses."""
+        return "udp " + " ".join(self.settings.addresses)
+
+    def open(self) -> UdpRing:
+        """Open sockets of one part, and say what was not granted."""
+        udp = self.settings
+        options = UdpOptions(buffer_bytes=udp.buffer_bytes, reuse_port=self.parts > 1, gro=udp.gro)
+        sockets = open_sockets(udp.addresses, options)
+        for each in sockets:
+            for line in each.notices(options):
+                self.notify(line)
+            self.notify(f"udp {each.name}: receiving")
+        rows = RingOptions(
+            arenas=udp.arenas, rows_max=self.batch_len, arena_bytes=udp.arena_bytes,
+            bytes_max=udp.bytes_max,
+        )  # fmt: skip
+        return UdpRing(sockets, rows, self.stopping)
+
+    def packets(self, batch: Datagrams, source: int) -> tuple[PacketBatch, HeaderBatch]:
+        """Return datagrams as packets with their headers."""
+        return batch.as_packets(source)
+
+    def totals(self, counts: Any) -> dict[str, int]:
+        """Return what was dropped, and how many datagrams the kernel had joined."""
+        return LiveSource.totals(self, counts) | {"joined": counts.joined}

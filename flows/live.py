@@ -1,0 +1,53 @@
+"""`penstock run`: live packets in, until a signal ends it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.carry import carry_out, flag, rate_layer, show
+
+if TYPE_CHECKING:
+    from core.config import Layer
+
+run_app = typer.Typer(help="Run a flow on live packets.", no_args_is_help=True,
+                      rich_markup_mode=None)  # fmt: skip
+
+
+@run_app.callback()
+def _named() -> None:
+    """Keep the name of the flow a word of its own, though there is one flow only."""
+
+
+@run_app.command("ingest")
+def ingest(
+    udp: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Receive datagrams there; IPv6 as [::]:9999."),
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Frames/s the dam passes, or off.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Frames the dam passes at once.")] = None,
+    sink: Annotated[
+        str | None, typer.Option(help="null, files:DIR, kafka://HOST:PORT, or embedded.")
+    ] = None,
+    recovery: Annotated[
+        str | None, typer.Option(help="Folder of snapshots: state goes on after a restart.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Receive, judge and deliver until SIGINT or SIGTERM; then drain, and account for it all."""
+    from connectors.settings import load
+
+    flags: list[Layer] = [("run", {"run": {"paths": ()}})]
+    flag(flags, "--udp", "udp", "addresses", tuple(udp) if udp else None)
+    flag(flags, "--burst", "dam", "burst", burst)
+    flag(flags, "--sink", "run", "sink", sink)
+    flag(flags, "--recovery", "run", "recovery", recovery)
+    if rate is not None:
+        flags.append(("--rate", {"dam": rate_layer(rate)}))
+    settings = load(config, flags).settings
+    summary = carry_out(settings)
+    show(summary, settings.run, as_json=as_json)
+    raise typer.Exit(1 if summary.lost else 0)
