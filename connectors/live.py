@@ -42,6 +42,7 @@ from core.timeline import START, settle
 
 if TYPE_CHECKING:
     from connectors.ledger import Ledger
+    from connectors.recording import Recording
 
 WAIT_S = 0.05
 """How long the worker waits for packets before other steps get their turn, if it is alone."""
@@ -141,6 +142,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
         pressure: What a sink whose queue is full makes this source pause by.
         waiting: Until when the steps have nothing to do.
         parts: How many parts share the load.
+        recording: Where everything handed on is written as well, if anywhere.
     """
 
     ledger: Ledger
@@ -150,6 +152,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
     pressure: Pressure = field(default_factory=Pressure)
     waiting: Waiting = field(default_factory=Waiting)
     parts: int = 1
+    recording: Recording | None = None
 
     @property
     @abstractmethod
@@ -260,6 +263,8 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
             at_ns = np.where(early, self._ticked_ns, at_ns)
         clock_ns, self._clock = settle(at_ns, self._clock)
         packets = replace(packets, at_ns=at_ns, clock_ns=clock_ns, index=self._packets)
+        if self._source.recording is not None:
+            self._source.recording.write(packets, headers)
         self._packets += len(packets)
         self._bytes += int(packets.wirelen.sum(dtype=np.int64))
         self._told_ns = int(clock_ns[-1])

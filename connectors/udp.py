@@ -14,16 +14,21 @@ Not here: sockets (`connectors.udp_socket`) and how they are emptied (`connector
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from connectors.live import LiveSource
 from connectors.udp_ring import RingOptions, UdpRing
 from connectors.udp_socket import UdpOptions, open_sockets
+from core.datagrams import Bound, Datagrams
+from core.host import IPV4_MAPPED
 
 if TYPE_CHECKING:
+    from connectors.udp_socket import UdpSocket
     from core.batches import HeaderBatch, PacketBatch
-    from core.datagrams import Datagrams
     from core.sections import UdpSettings
 
 
@@ -38,6 +43,7 @@ class UdpSource(LiveSource):
 
     settings: UdpSettings
     batch_len: int
+    _bound: list[Bound] = field(default_factory=list, init=False)
 
     @property
     def name(self) -> str:
@@ -49,6 +55,7 @@ class UdpSource(LiveSource):
         udp = self.settings
         options = UdpOptions(buffer_bytes=udp.buffer_bytes, reuse_port=self.parts > 1, gro=udp.gro)
         sockets = open_sockets(udp.addresses, options)
+        self._bound = [_bound(each) for each in sockets]
         for each in sockets:
             for line in each.notices(options):
                 self.notify(line)
@@ -61,8 +68,15 @@ class UdpSource(LiveSource):
 
     def packets(self, batch: Datagrams, source: int) -> tuple[PacketBatch, HeaderBatch]:
         """Return datagrams as packets with their headers."""
-        return batch.as_packets(source)
+        return batch.as_packets(source, self._bound)
 
     def totals(self, counts: Any) -> dict[str, int]:
         """Return what was dropped, and how many datagrams the kernel had joined."""
         return LiveSource.totals(self, counts) | {"joined": counts.joined}
+
+
+def _bound(socket: UdpSocket) -> Bound:
+    """Return where a socket is bound, as numbers."""
+    address = ip_address(socket.handle.getsockname()[0].partition("%")[0])
+    whole = int(address) if address.version == 6 else int(IPV4_MAPPED) << 32 | int(address)
+    return Bound(np.uint64(whole >> 64), np.uint64(whole & 0xFFFF_FFFF_FFFF_FFFF), socket.port)

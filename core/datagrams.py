@@ -28,12 +28,12 @@ from core.host import IPV4_MAPPED
 from core.kernels import A_i4, A_i8, A_u1, A_u8, be16, be_word, i8, kernel, none
 from core.link import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from core.protocols import PROTO_UDP
+from core.wire import LINK_PAYLOAD
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
-LINK_PAYLOAD = 147
-"""The link type of datagrams taken as packets: LINKTYPE_USER0, because no header is there."""
+    from numpy.typing import NDArray
 
 HEAD_WORDS = 8
 """`struct mmsghdr` in words of 64 bits: name, namelen, iov, iovlen, control, controllen, flags,
@@ -59,6 +59,26 @@ TALLY_FIELDS = 7
 _LITTLE = sys.byteorder == "little"
 _MAPPED = IPV4_MAPPED << np.uint64(32)
 _TIME, _SEGMENT, _DROPS = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where a socket is bound.
+
+    Attributes:
+        hi: Upper half of its address, as in `core.host`.
+        lo: Lower half.
+        port: Its port.
+    """
+
+    hi: np.uint64
+    lo: np.uint64
+    port: int
+
+    @property
+    def is_v4(self) -> bool:
+        """Whether the address is of IPv4."""
+        return self.hi == 0 and int(self.lo) >> 32 == int(IPV4_MAPPED)
 
 
 @dataclass(slots=True)
@@ -103,14 +123,18 @@ class Datagrams(Columns):
     def __post_init__(self) -> None:
         self.check()
 
-    def as_packets(self, source: int) -> tuple[PacketBatch, HeaderBatch]:
+    def as_packets(
+        self, source: int, bound: Sequence[Bound] = ()
+    ) -> tuple[PacketBatch, HeaderBatch]:
         """Return what `core.frame.device_frames` takes: packets, and headers that fit them.
 
-        A datagram that was cut short counts as one that a capture cut short. The destination is
-        unknown but for its port: it stays zero, and nothing of a device frame is made from it.
+        A datagram that was cut short counts as one that a capture cut short. Its destination is the
+        address that was bound to its port, if one is named here, else zero; nothing of a device
+        frame is made from it. `core.wire.as_raw` makes packets of rows that need to be some.
 
         Args:
             source: Identity of the input (`uint64`), as a capture file has one.
+            bound: Where the sockets are; of several with one family and port the last one counts.
         """
         count = len(self)
         packets = PacketBatch(
@@ -132,6 +156,11 @@ class Datagrams(Columns):
         headers.sport, headers.dport = self.sport, self.dport
         headers.payload, headers.payload_len = self.start, self.length
         headers.claimed_len = self.claimed_len
+        for each in bound:
+            mine: Any = slice(None)
+            if len(bound) > 1:
+                mine = (mapped == each.is_v4) & (self.dport == each.port)
+            headers.dst_hi[mine], headers.dst_lo[mine] = each.hi, each.lo
         return packets, headers
 
 

@@ -254,6 +254,10 @@ class RunSettings(_Section, frozen=True, kw_only=True):
         ),
     ] = ()
     scores: Annotated[str, _text("File (.npy) of scores; empty = none.", "path or empty")] = ""
+    record: Annotated[
+        str, _text("Capture (.pcap) to write what a live run receives to; empty = none.",
+                   "path or empty")
+    ] = ""  # fmt: skip
     strict: Annotated[bool, _choice("Whether an unreadable capture fails the run.")] = False
 
     @property

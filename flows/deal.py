@@ -16,8 +16,9 @@ from connectors.metrics import STAGE_SECONDS
 from core import records, topics
 from core.frame import device_frames, host_frames
 from core.headers import decode_headers
-from core.reasons import REASONS
+from core.reasons import FIRST_MALFORMED, REASONS
 from core.shards import split
+from core.wire import as_raw
 from flows.items import Arrivals
 from flows.steps import shard_name
 
@@ -43,10 +44,20 @@ def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
         with STAGE_SECONDS.labels("frame").time():
             packets = decoded.packets
             reason, frames = _judged(run, packets, decoded.headers)
-            rejects = records.rejects(packets, reason, dead_letters)
+            rejects = _rejects(packets, decoded.headers, reason, dead_letters)
             return _to_shards(frames, reason, rejects, shards)
 
     return step
+
+
+def _rejects(
+    packets: PacketBatch, headers: HeaderBatch, reason: NDArray[np.uint8], topic: str
+) -> RecordBatch | None:
+    """Return the malformed packets as dead letters: datagrams as the packets they were."""
+    bad = np.flatnonzero(reason >= FIRST_MALFORMED)
+    if bad.size == 0:
+        return None
+    return records.rejects(as_raw(packets.take(bad), headers.take(bad)), reason[bad], topic)
 
 
 def deal(run: Run, kind: Kind) -> Callable[[Readings], Iterable[tuple[str, Arrivals]]]:

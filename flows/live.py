@@ -34,6 +34,9 @@ def ingest(
     recovery: Annotated[
         str | None, typer.Option(help="Folder of snapshots: state goes on after a restart.")
     ] = None,
+    record: Annotated[
+        str | None, typer.Option(metavar="FILE.pcap", help="Write what is received there, too.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -45,6 +48,7 @@ def ingest(
     flag(flags, "--burst", "dam", "burst", burst)
     flag(flags, "--sink", "run", "sink", sink)
     flag(flags, "--recovery", "run", "recovery", recovery)
+    flag(flags, "--record", "run", "record", record)
     if rate is not None:
         flags.append(("--rate", {"dam": rate_layer(rate)}))
     settings = load(config, flags).settings

@@ -24,6 +24,7 @@ from bytewax.recovery import (
 from connectors.clock import monotonic_ns
 from connectors.engine_store import claim_store, unsound
 from connectors.metrics import publish, serve
+from connectors.recording import Recording
 from connectors.scores import ScoresFile
 from connectors.signals import stop_on_signals
 from core.errors import PenstockError, RunError, SinkError, SourceError
@@ -80,6 +81,9 @@ def replay(
         if settings.run.scores:
             run.scores = ScoresFile(Path(settings.run.scores))
             undo.callback(run.scores.abandon)
+        if run.is_live and settings.run.record:
+            run.recording = Recording(Path(settings.run.record))
+            undo.callback(run.recording.close)
         undo.callback(serve(settings.metrics.host, settings.metrics.port))
         undo.callback(publish(run.ledger).withdraw)
         undo.callback(stop_on_signals(run.stopping))

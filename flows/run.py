@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from connectors.kafka_source import TopicSource
     from connectors.live import LiveSource
     from connectors.read_back import OnRecord
+    from connectors.recording import Recording
     from core.sections import Settings
 
 
@@ -52,6 +53,7 @@ class Run:
         ledger: What was counted.
         stopping: Set to end the sources.
         scores: Where scores of packets go, if anywhere.
+        recording: Where a live source writes what it saw, if anywhere.
         pressure: How the sink makes the source pause.
         waiting: How the steps make a live source say what time it is.
         seed: Secret of hash tables; results do not depend on it.
@@ -65,6 +67,7 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     stopping: threading.Event = field(default_factory=threading.Event)
     scores: ScoresFile | None = None
+    recording: Recording | None = None
     pressure: Pressure = field(default_factory=Pressure)
     waiting: Waiting = field(default_factory=Waiting)
     seed: int = field(default_factory=lambda: randbits(64))
@@ -85,6 +88,11 @@ class Run:
             raise UsageError("udp: datagrams are analysed by device; leave out --by host")
         if self.is_live and settings.capture.filter:
             raise UsageError("udp: capture.filter applies to packets of captures; leave it out")
+        if self.is_live and settings.run.record and settings.udp.parts > 1:
+            raise UsageError(
+                "run.record: of several parts nobody knows the order; set udp.parts to 1, or "
+                "record with tcpdump"
+            )
         # What only a library can judge is refused here, before anything is opened or started.
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
@@ -175,6 +183,7 @@ class Run:
             pressure=self.pressure,
             waiting=self.waiting,
             parts=self.settings.udp.parts,
+            recording=self.recording,
         )
 
     @property

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import IPv6
 
+from core.link import LINK_RAW
 from core.topics import TELEMETRY, TELEMETRY_DLQ
 from tests.flows.lives import frames, live
-from tests.flows.runs import records
+from tests.flows.runs import penstock, records
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -38,3 +43,48 @@ def test_several_addresses_of_both_families(tmp_path: Path) -> None:
         told = run.stop().summary
     assert told["frames"] == told["delivered"][TELEMETRY] == 15
     assert told["ignored"] == {}
+
+
+def test_a_recording_gives_the_same_records(tmp_path: Path) -> None:
+    """What a live run recorded is replayed to its records, but for where a packet lies."""
+    kept = ("--sink", "files:live", "--record", "live.pcap")
+    with live("--udp", "127.0.0.1:0", "--udp", "[::1]:0", *kept, cwd=tmp_path, sockets=2) as run:
+        for turn in range(20):
+            for place in range(2):
+                device = f"dev-{place}"
+                run.send(*frames(5, device, 5 * turn), b"odd", b"x" * 30, place=place)
+        told = run.stop().summary
+    assert told["packets_in"] == 280
+    replayed = penstock(
+        "replay", "live.pcap", "--port", "0", "--sink", "files:again", "--json", cwd=tmp_path
+    ).summary
+    for name in ("packets_in", "ignored", "malformed", "frames", "passed", "delivered"):
+        assert replayed[name] == told[name], name
+    before, after = _unplaced(tmp_path / "live"), _unplaced(tmp_path / "again")
+    assert before.keys() == after.keys()
+    assert before == after
+
+
+def _unplaced(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return records by topic, without what says where their packets lie."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (topic, _), lines in records(folder).items():
+        for line in lines:
+            value = json.loads(line)
+            value.pop("source", None)
+            found.setdefault(topic, []).append(value)
+    return found
+
+
+def test_a_dead_letter_is_a_packet(tmp_path: Path) -> None:
+    """What is no frame is kept as the packet it was, with the address it came to."""
+    with live("--udp", "[::1]:0", "--sink", "files:out", cwd=tmp_path) as run:
+        run.send(b"odd")
+        run.stop()
+    (line,) = records(tmp_path / "out")[TELEMETRY_DLQ, "0000"]
+    letter = json.loads(line)
+    assert (letter["reason"], letter["linktype"]) == ("frame_short", LINK_RAW)
+    packet = IPv6(base64.b64decode(letter["packet"]))
+    assert (packet.src, packet.dst, packet[UDP].dport) == ("::1", "::1", run.places[0][1])
+    assert bytes(packet[UDP].payload) == b"odd"
+    assert letter["wire_bytes"] == len(packet)
