@@ -138,8 +138,17 @@ def _fetch(arena: Any, at: Any, size: Any, offset: Any, width: Any) -> Any:
 
 
 @kernel(i8(A2_i8, A_u1, i8, i8, i8, A_i8))
-def _run(program: Any, arena: Any, at: Any, size: Any, wire: Any, mem: Any) -> Any:
-    """Run a program on one packet; return what it returns, 0 for a rejection."""
+def run_program(program: Any, arena: Any, at: Any, size: Any, wire: Any, mem: Any) -> Any:
+    """Run a program on one packet; return what it returns, 0 for a rejection.
+
+    Args:
+        program: `(m, 4) int64`; one that `validate` accepts.
+        arena: `uint8`; holds the packet.
+        at: Where it begins.
+        size: Its captured bytes, all of them in the arena.
+        wire: Its bytes on the wire.
+        mem: `(16,) int64`; scratch words, all 0.
+    """
     a, x, pc = 0, 0, 0
     while pc < program.shape[0]:
         code, k = int(program[pc, 0]), int(program[pc, 3])
@@ -209,4 +218,5 @@ def select(program: Any, arena: Any, start: Any, caplen: Any, wirelen: Any, keep
         if at < 0 or size < 0 or size > arena.size - at:
             continue
         mem[:] = 0
-        keep[i] = 1 if _run(program, arena, at, size, int(wirelen[i]) & _WORD, mem) != 0 else 0
+        found = run_program(program, arena, at, size, int(wirelen[i]) & _WORD, mem)
+        keep[i] = 1 if found != 0 else 0

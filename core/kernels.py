@@ -147,6 +147,30 @@ def kernel(signature: Any, *, inline: bool = False, allocates: bool = False) -> 
     return decorate
 
 
+def _fence() -> Callable[[], None]:
+    """Make what `fence` is; numba knows no fence, so the instruction is emitted here."""
+    if not JIT:
+        return lambda: None  # the interpreter itself orders what it does
+
+    from numba.extending import intrinsic
+
+    def emit(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    def typed(typingctx: Any) -> Any:  # numba looks at the name of this argument
+        del typingctx
+        return types.void(), emit
+
+    made: Callable[[], None] = intrinsic(typed)
+    return made
+
+
+fence = _fence()
+"""Called in a kernel that shares memory with the system: no read or write moves across it, neither
+in the compiler nor in the processor."""
+
+
 @kernel(u8(u8), inline=True)
 def mix(x: Any) -> Any:
     """Scramble 64 bits so that every input bit reaches every output bit.

@@ -22,7 +22,8 @@ import threading
 from pathlib import Path
 
 from connectors.clock import cpu_ns, monotonic_ns
-from connectors.udp_ring import RingOptions, UdpRing
+from connectors.ring import RingOptions
+from connectors.udp_ring import UdpRing
 from connectors.udp_socket import UdpOptions, UdpSocket, open_sockets
 
 SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"

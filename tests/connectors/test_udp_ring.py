@@ -12,7 +12,8 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
-from connectors.udp_ring import RingOptions, UdpRing
+from connectors.ring import RingOptions
+from connectors.udp_ring import UdpRing
 from connectors.udp_socket import UdpOptions, UdpSocket, open_sockets
 from core.datagrams import Datagrams
 from core.errors import SourceError
@@ -203,7 +204,7 @@ def test_a_full_ring_leaves_the_rest_to_the_kernel_and_counts_what_it_drops_itse
     occupancy = got.ring.occupancy()
     counts = got.ring.counts()
     assert (occupancy.busy_arenas, occupancy.arenas) == (2, 2)
-    assert occupancy.queued_datagrams == counts.received <= 20
+    assert occupancy.queued_rows == counts.received <= 20
     assert counts.ring_dropped > 0
     assert counts.kernel_dropped > 0
     assert sent == counts.received + counts.kernel_dropped + counts.ring_dropped

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from connectors.arenas import Arena, scratch
+from connectors.arenas import DatagramArena, scratch
 from core.datagrams import (
     BYTES,
     CONTROL_BYTES,
@@ -80,7 +80,7 @@ class Received:
             self.halves[16 * i + 14] = size
         self.place[0] = count
 
-    def into(self, arena: Arena, bytes_max: int = SLOT) -> int:
+    def into(self, arena: DatagramArena, bytes_max: int = SLOT) -> int:
         self.place[3], self.place[4] = arena.rows, arena.used
         count = unpack(
             self.halves, self.words, self.names, self.control, self.slots, SLOT, SLOT, bytes_max,
@@ -93,7 +93,7 @@ class Received:
         return int(count)
 
 
-def rows_of(arena: Arena) -> list[tuple[bytes, int]]:
+def rows_of(arena: DatagramArena) -> list[tuple[bytes, int]]:
     batch = arena.batch(0, 0)
     return [
         (batch.arena[a : a + n].tobytes(), whole)
@@ -171,7 +171,7 @@ def test_any_messages_add_up(sent: list[tuple[bytes, bytes, bytes]]) -> None:
 def test_a_message_becomes_a_row() -> None:
     """Bytes, time, sender and ports of IPv4 and IPv6, and headers made ready again."""
     received = Received([(b"one", 3, NAMED, timed(AT)), (b"", 0, NAMED_6, timed(AT + 1))])
-    arena = scratch(8, 1024)
+    arena = scratch(DatagramArena, 8, 1024)
     assert received.into(arena) == 2
     batch = arena.batch(5, 0)
     assert rows_of(arena) == [(b"one", 3), (b"", 0)]
@@ -188,7 +188,7 @@ def test_a_message_becomes_a_row() -> None:
 def test_a_message_without_time_takes_the_one_before() -> None:
     """A time is never zero once one was seen."""
     received = Received([(b"a", 1, NAMED, timed(AT)), (b"b", 1, NAMED, b"")])
-    arena = scratch(8, 64)
+    arena = scratch(DatagramArena, 8, 64)
     received.into(arena)
     assert arena.at_ns[:2].tolist() == [AT, AT]
 
@@ -210,7 +210,7 @@ def test_segments_are_the_same_however_arenas_cut_them(
         messages.append((data, len(data), NAMED, timed(AT) + gro))
     received, got = Received(messages), []
     while received.place[1] < received.place[0]:
-        arena = scratch(rows, bytes_)
+        arena = scratch(DatagramArena, rows, bytes_)
         received.into(arena)
         got += [bytes_of for bytes_of, _ in rows_of(arena)]
     assert got == want
@@ -222,13 +222,13 @@ def test_what_was_cut_short_is_known() -> None:
     received = Received(
         [(b"x" * SLOT, 1000, NAMED, b""), (b"yyyy", 4, NAMED, b""), (b"z" * SLOT, 500, NAMED, gro)]
     )
-    arena = scratch(8, 4096)
+    arena = scratch(DatagramArena, 8, 4096)
     assert received.into(arena) == 5
     lengths = [(len(data), whole) for data, whole in rows_of(arena)]
     assert lengths == [(SLOT, 1000), (4, 4), (200, 200), (SLOT - 200, 200), (0, 100)]
     assert received.tally[TRUNCATED] == 3
     short = Received([(b"yyyy", 4, NAMED, b"")])
-    arena = scratch(8, 64)
+    arena = scratch(DatagramArena, 8, 64)
     short.into(arena, bytes_max=3)
     assert rows_of(arena) == [(b"yyy", 4)]
 
@@ -248,7 +248,7 @@ def test_drops_reach_the_tally_with_the_message_that_tells() -> None:
     """Messages tell of the drops before them."""
     told = [control(1, 40, struct.pack("=I", n)) for n in (7, 9)]
     received = Received([(b"", 0, NAMED, b""), *((b"", 0, NAMED, raw) for raw in told)])
-    received.into(scratch(8, 64))
+    received.into(scratch(DatagramArena, 8, 64))
     assert received.tally[KERNEL_DROPPED] == 9
 
 
@@ -262,7 +262,7 @@ def test_device_frames_are_taken_from_datagrams() -> None:
             (frame, 1000, NAMED_6, timed(AT)),
         ]
     )
-    arena = scratch(8, 1024)
+    arena = scratch(DatagramArena, 8, 1024)
     received.into(arena)
     packets, headers = arena.batch(100, 0).as_packets(source=3)
     reason, frames = device_frames(packets, headers, 9999, 1024)
@@ -287,7 +287,7 @@ def _digest() -> str:
         messages.append((data, size, name, raw))
     received, whole = Received(messages), hashlib.blake2b(digest_size=8)
     while received.place[1] < received.place[0]:
-        arena = scratch(50, 4096)
+        arena = scratch(DatagramArena, 50, 4096)
         received.into(arena, bytes_max=200)
         batch = arena.batch(0, 0)
         for column in ("arena", *batch.COLUMNS):

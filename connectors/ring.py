@@ -1,0 +1,233 @@
+"""A ring: a thread that receives into arenas, and a bounded queue of full ones.
+
+Laws:
+
+1. `get` returns batches in the order in which they were filled, then raises what ended the thread,
+   if that was an error, and from then on returns nothing.
+2. When no arena is free, nothing is received: the buffers of the kernel fill and it drops what is
+   newest, and counts it. To receive only to drop would take the processor from whoever is too slow
+   already.
+3. A batch is as large as the load wants: it is handed over when it is full, or when none waits to
+   be taken. Between receipts of a few the thread pauses for `GATHER_S`, so that a thousand wakes a
+   second are the most.
+4. On `stopping` the kernel is told to refuse at once what comes, what it holds is handed over, and
+   the thread ends. What waits in the kernel for longer than `DRAIN_S` without an arena becoming
+   free is counted and dropped.
+
+Not here: what is received, and how (`connectors.udp_ring`, `connectors.packet`).
+
+Source: epoll(7).
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from select import EPOLLIN, epoll
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from connectors.arenas import Arena, Arenas
+from core.batches import Columns
+from core.errors import PenstockError, RunError
+
+IDLE_S = 0.04
+"""How long the thread waits for something to receive, or for an arena, before it looks whether it
+is to stop."""
+GATHER_S = 0.001
+DRAIN_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingOptions:
+    """Sizes of a ring.
+
+    Attributes:
+        arenas: Arenas there are: being filled, in the queue, or with batches that are alive.
+        rows_max: Rows of a batch at most.
+        arena_bytes: Their bytes at most; at least `bytes_max`.
+        bytes_max: Bytes kept of a datagram; of packets, their socket knows it.
+    """
+
+    arenas: int = 16
+    rows_max: int = 8192
+    arena_bytes: int = 4 << 20
+    bytes_max: int = 65_536
+
+
+class Occupancy(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a ring is.
+
+    Attributes:
+        queued_arenas: Batches that wait to be taken.
+        queued_rows: Their rows, and those of the batch being filled.
+        busy_arenas: Arenas that are not free.
+        arenas: All there are.
+        kernel_bytes: Taken of the kernel's buffers.
+    """
+
+    queued_arenas: int
+    queued_rows: int
+    busy_arenas: int
+    arenas: int
+    kernel_bytes: int
+
+    def gauges(self) -> dict[str, int]:
+        """Return it for the ledger, by name."""
+        return {
+            "ring_packets": self.queued_rows,
+            "ring_batches": self.busy_arenas,
+            "ring_batches_all": self.arenas,
+            "kernel_bytes": self.kernel_bytes,
+        }
+
+
+class Pollable(Protocol):
+    """What a ring receives from."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        ...
+
+
+S = TypeVar("S", bound=Pollable)
+A = TypeVar("A", bound=Arena)
+B = TypeVar("B", bound=Columns)
+
+
+class Ring(ABC, Generic[S, A, B]):
+    """Receives in a daemon thread from `start` until `stopping`, into batches to be taken."""
+
+    def __init__(
+        self, name: str, sockets: Sequence[S], arenas: Arenas[A], stopping: threading.Event
+    ) -> None:
+        """Make the thread.
+
+        Args:
+            name: Names the ring.
+            sockets: Open sockets; the ring closes them when it ends.
+            arenas: To be filled.
+            stopping: Ends the ring.
+        """
+        self._name, self._sockets, self._stopping = name, sockets, stopping
+        self._arenas = arenas
+        self._filling: A | None = None
+        self._full: SimpleQueue[B | PenstockError | None] = SimpleQueue()
+        self._handed = self._taken = 0
+        self._thread = threading.Thread(target=self._run, name=f"{name}-ring", daemon=True)
+        self.ended = False
+        """Whether everything was taken; `get` returns nothing more."""
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self._thread.start()
+
+    def get(self, wait_s: float) -> B | None:
+        """Return the next batch, or `None` when none came within `wait_s` seconds.
+
+        Raises:
+            SourceError: A socket failed for good.
+        """
+        if self.ended:
+            return None
+        try:
+            item = self._full.get(timeout=wait_s)
+        except Empty:
+            return None
+        if item is None or isinstance(item, PenstockError):
+            self.ended = True
+            if item is not None:
+                raise item
+            return None
+        self._taken += len(item)
+        return item
+
+    def join(self) -> None:
+        """Wait until the thread has ended, after `stopping` was set."""
+        self._thread.join()
+
+    def occupancy(self) -> Occupancy:
+        """Return how full the ring is; of the kernel's buffers while they are open."""
+        return Occupancy(
+            queued_arenas=self._full.qsize(),
+            queued_rows=max(0, self._received() - self._taken),
+            busy_arenas=self._arenas.count - self._arenas.free,
+            arenas=self._arenas.count,
+            kernel_bytes=self._kernel_bytes(),
+        )
+
+    def _run(self) -> None:
+        # Whatever kills a thread, the worker must not wait for it for ever.
+        end: PenstockError | None = RunError(
+            f"the {self._name} receiver failed; please report this"
+        )
+        try:
+            self._receive()
+            end = self._drain()
+        except PenstockError as error:
+            end = error
+        finally:
+            self._hand_over()
+            self._close()
+            self._full.put(end)
+
+    def _receive(self) -> None:
+        """Receive until `stopping`."""
+        sockets = {socket.fileno(): socket for socket in self._sockets}
+        with epoll(len(sockets)) as poll:
+            for number in sockets:
+                poll.register(number, EPOLLIN)
+            while not self._stopping.is_set():
+                waits = self._filling is not None and self._filling.rows > 0
+                ready = poll.poll(GATHER_S if waits else IDLE_S)
+                more = False
+                for number, _ in ready:
+                    more |= self._turn(sockets[number])
+                if self._full.empty():
+                    self._hand_over()
+                if ready and not more:
+                    self._stopping.wait(GATHER_S)
+
+    def _arena(self) -> A | None:
+        """Return the arena being filled; `None` when there is none and we are to stop."""
+        while self._filling is None:
+            stopping = self._stopping.is_set()
+            self._filling = self._arenas.take(DRAIN_S if stopping else IDLE_S)
+            if stopping:
+                break
+        return self._filling
+
+    def _hand_over(self) -> None:
+        if self._filling is not None and self._filling.rows:
+            batch = self._batch(self._filling, self._handed)
+            self._handed += len(batch)
+            self._filling = None
+            self._full.put(batch)
+
+    @abstractmethod
+    def _turn(self, socket: S) -> bool:
+        """Receive from one socket; tell whether it may have more."""
+
+    @abstractmethod
+    def _batch(self, arena: A, index: int) -> B:
+        """Return what was filled in, numbered from `index` on."""
+
+    @abstractmethod
+    def _drain(self) -> PenstockError | None:
+        """Refuse what comes, and empty the sockets; return what is to be raised at the end."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close the sockets; counts are final then."""
+
+    @abstractmethod
+    def _received(self) -> int:
+        """Return the rows put into arenas up to now."""
+
+    @abstractmethod
+    def _kernel_bytes(self) -> int:
+        """Return how much of the kernel's buffers is taken."""
