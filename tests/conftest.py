@@ -24,6 +24,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.kafka.broker import Broker
     from tests.kafka.security import Security
+    from tests.netns import Namespace
 
 FORBID_SKIPS = os.environ.get("PENSTOCK_TEST_FORBID_SKIPS", "0") not in ("", "0")
 
@@ -43,6 +44,15 @@ def corpus(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.fail(f"PENSTOCK_CORPUS={named} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Namespace]:
+    """Yield a network namespace with a wire; skip when none can be made."""
+    from tests.netns import namespace
+
+    with namespace() as made:
+        yield made
 
 
 @dataclass(frozen=True)
