@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 _COUNTERS = {  # ledger name → metric, help
     "packets_in": ("penstock_packets_received", "Packets read from the source."),
     "bytes_in": ("penstock_received_bytes", "Bytes on the wire of the packets read."),
+    "kernel_dropped": (
+        "penstock_packets_kernel_dropped",
+        "Packets that reached our sockets and that the kernel dropped; at most a second late.",
+    ),
+    "ring_dropped": (
+        "penstock_packets_ring_dropped",
+        "Packets received and dropped for want of room, when a live run ended.",
+    ),
     "filtered": ("penstock_packets_filtered", "Packets the capture filter rejected."),
     "behind": (
         "penstock_packets_behind",
@@ -78,6 +86,13 @@ _GAUGES = {
     "rate_hz": ("penstock_rate_limit", "Frames per second the dam passes."),
     "keys": ("penstock_keys", "Devices or hosts remembered."),
     "flows": ("penstock_flows", "Network flows followed."),
+    "ring_packets": ("penstock_ring_packets", "Live packets received that wait to be taken."),
+    "ring_batches": ("penstock_ring_batches", "Batches of live packets in use."),
+    "ring_batches_all": (
+        "penstock_ring_batches_all",
+        "Batches there are; with all in use, the kernel's buffers fill.",
+    ),
+    "kernel_bytes": ("penstock_kernel_bytes", "Bytes that wait in the kernel's receive buffers."),
     "producer_queue": ("penstock_producer_queue", "Messages that wait for the brokers."),
     "producer_queue_max": (
         "penstock_producer_queue_max",

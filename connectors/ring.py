@@ -184,6 +184,8 @@ class Ring(ABC, Generic[S, A, B]):
             while not self._stopping.is_set():
                 waits = self._filling is not None and self._filling.rows > 0
                 ready = poll.poll(GATHER_S if waits else IDLE_S)
+                if not ready:
+                    self._idle()
                 more = False
                 for number, _ in ready:
                     more |= self._turn(sockets[number])
@@ -191,6 +193,9 @@ class Ring(ABC, Generic[S, A, B]):
                     self._hand_over()
                 if ready and not more:
                     self._stopping.wait(GATHER_S)
+
+    def _idle(self) -> None:
+        """Do what is to be done now and then while nothing comes."""
 
     def _arena(self) -> A | None:
         """Return the arena being filled; `None` when there is none and we are to stop."""

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from connectors.live import LiveSource
-from connectors.udp_ring import RingOptions, UdpRing
+from connectors.ring import RingOptions
+from connectors.udp_ring import UdpRing
 from connectors.udp_socket import UdpOptions, open_sockets
 from core.datagrams import Bound, Datagrams
 from core.host import IPV4_MAPPED
@@ -50,10 +51,24 @@ class UdpSource(LiveSource):
         """The addresses."""
         return "udp " + " ".join(self.settings.addresses)
 
+    @property
+    def _options(self) -> UdpOptions:
+        udp = self.settings
+        return UdpOptions(buffer_bytes=udp.buffer_bytes, reuse_port=self.parts > 1, gro=udp.gro)
+
+    def check(self) -> None:
+        """See that the addresses can be received on, before anything is written.
+
+        Raises:
+            UsageError: One makes no sense.
+            SourceError: One cannot be opened.
+        """
+        for each in open_sockets(self.settings.addresses, self._options):
+            each.close()
+
     def open(self) -> UdpRing:
         """Open sockets of one part, and say what was not granted."""
-        udp = self.settings
-        options = UdpOptions(buffer_bytes=udp.buffer_bytes, reuse_port=self.parts > 1, gro=udp.gro)
+        udp, options = self.settings, self._options
         sockets = open_sockets(udp.addresses, options)
         self._bound = [_bound(each) for each in sockets]
         for each in sockets:

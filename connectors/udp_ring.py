@@ -129,6 +129,11 @@ class UdpRing(Ring[UdpSocket, DatagramArena, Datagrams]):
                 self._hand_over()
         return True
 
+    def _idle(self) -> None:
+        """Ask what was dropped: SO_RXQ_OVFL tells of it with the next message only."""
+        for socket in self._sockets:
+            socket.count_drops()
+
     def _batch(self, arena: DatagramArena, index: int) -> Datagrams:
         return arena.batch(index, sum(int(each.tally[KERNEL_DROPPED]) for each in self._sockets))
 

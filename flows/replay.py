@@ -114,7 +114,8 @@ def _advise(run: Run, summary: Summary) -> None:
         )
     if summary.lost:
         lost = ", ".join(f"{count:,} of {topic}" for topic, count in summary.lost.items())
-        run.notify(f"records were LOST: {lost}; with --recovery the next run would deliver them")
+        cure = "" if summary.live else "; with --recovery the next run would deliver them"
+        run.notify(f"records were LOST: {lost}{cure}")
     elif summary.interrupted:
         ways = "the same command goes on there" if run.recovers else "start it again for the rest"
         run.notify(f"interrupted after {summary.packets_in:,} packets; {ways}")

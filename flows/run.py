@@ -104,13 +104,22 @@ class Run:
 
             check(settings.kafka)
         self.budget = EpochBudget(self.ledger, settings.capture.batch_len, self.notify)
-        if self.recovers:
+        if self.resumes:
             self.pressure.also(self.budget.holds)
 
     @property
     def recovers(self) -> bool:
         """Whether state is saved, so that a killed run can be resumed."""
         return bool(self.settings.run.recovery)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether what a killed run had read is read again when it is resumed.
+
+        Live packets are not: to wait for the brokers at a snapshot, or for the next snapshot before
+        more is read, would then lose packets and save none.
+        """
+        return self.recovers and not self.is_live
 
     @property
     def is_live(self) -> bool:
@@ -173,7 +182,7 @@ class Run:
         """Return the live source."""
         from connectors.udp import UdpSource  # a replay needs no kernels of sockets
 
-        return UdpSource(
+        source = UdpSource(
             settings=self.settings.udp,
             batch_len=self.settings.capture.batch_len,
             ledger=self.ledger,
@@ -185,6 +194,8 @@ class Run:
             parts=self.settings.udp.parts,
             recording=self.recording,
         )
+        source.check()
+        return source
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -234,7 +245,7 @@ class Run:
         from connectors.kafka import KafkaSink
 
         servers, flushed = parse(run.sink, topic=False).servers, FLUSH_SECONDS.observe
-        return KafkaSink(servers=servers, recovers=self.recovers, on_flush=flushed, **shared)
+        return KafkaSink(servers=servers, recovers=self.resumes, on_flush=flushed, **shared)
 
     def summary(self, seconds: float) -> Summary:
         """Add up what the run did.

@@ -124,8 +124,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def read_anything(self) -> bool:
-        """Whether a capture was read: to its end, or until a signal stopped the run."""
-        return bool(self.files.read or self.packets_in or self.filtered)
+        """Whether a capture was read: to its end, or until a signal stopped the run.
+
+        What is live was listened to, whatever came.
+        """
+        return bool(self.live or self.files.read or self.packets_in or self.filtered)
 
 
 def summarise(

@@ -30,6 +30,7 @@ class LiveRun:
     process: subprocess.Popen[str]
     places: list[tuple[str, int]] = field(default_factory=list)
     _lines: list[str] = field(default_factory=list)
+    _ended: bool = False
     _came: threading.Condition = field(default_factory=threading.Condition)
     _reader: threading.Thread = field(init=False)
 
@@ -47,13 +48,14 @@ class LiveRun:
                     self.places.append((found[1] or found[2], int(found[3])))
                 self._came.notify_all()
         with self._came:
+            self._ended = True
             self._came.notify_all()
 
     def wait_for(self, sockets: int) -> None:
         """Wait until so many sockets receive."""
         with self._came:
             done = self._came.wait_for(
-                lambda: len(self.places) >= sockets or not self._reader.is_alive(), PATIENCE_S
+                lambda: len(self.places) >= sockets or self._ended, PATIENCE_S
             )
         assert done, "never received"
         assert len(self.places) >= sockets, "".join(self._lines)
