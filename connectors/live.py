@@ -13,9 +13,11 @@ Laws:
 3. A tick is a promise: what is handed on later is not of an earlier time. What the kernel stamped
    before it all the same, and that is less than `STEP_BACK_NS` before, takes the time of the tick.
    So a recording, which holds no ticks, is replayed to the same records.
-4. On `stopping` the ring ends receipt, and everything that it accepted is handed on, pressure or
+4. A socket that fails ends the run as a signal would, once what came before was handed on; the
+   line that says so is given to `give_up`.
+5. On `stopping` the ring ends receipt, and everything that it accepted is handed on, pressure or
    not: it is bounded by the ring.
-5. Several parts share the load, on as many workers. Each is in order; together they are in none.
+6. Several parts share the load, on as many workers. Each is in order; together they are in none.
 
 Source: Bytewax, "Custom connectors", `FixedPartitionedSource`.
 """
@@ -139,6 +141,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
         digest: Identifies the settings that shape results; a resume under others is refused.
         stopping: Set by a signal; ends the source.
         notify: Called with one line for the user.
+        give_up: Called with one line for the user when there will be no more packets.
         pressure: What a sink whose queue is full makes this source pause by.
         waiting: Until when the steps have nothing to do.
         parts: How many parts share the load.
@@ -149,6 +152,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
     digest: str
     stopping: threading.Event
     notify: Callable[[str], None]
+    give_up: Callable[[str], None]
     pressure: Pressure = field(default_factory=Pressure)
     waiting: Waiting = field(default_factory=Waiting)
     parts: int = 1
@@ -204,7 +208,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
         self._source, self._page = source, f"source/{part}"
         self._before = dict(resume.counts)
         self._clock = resume.clock
-        self._packets = self._bytes = 0
+        self._packets = self._bytes = self._failed = 0
         self._told_ns = self._ticked_ns = 0  # by anything, and by a tick
         self._wait_s = BESIDE_S if source.parts > 1 else WAIT_S
         self._reported_ns = 0
@@ -221,7 +225,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
         stopping = self._source.stopping.is_set()
         if not stopping and self._source.pressure.holds(WAIT_S):
             return []
-        batch = self._ring.get(self._patience_s())
+        batch = self._take()
         now_ns = monotonic_ns()
         self._fresh = batch is not None
         if batch is None:
@@ -235,6 +239,15 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
         if now_ns - self._reported_ns >= REPORT_NS:
             self._report(now_ns)
         return [intake]
+
+    def _take(self) -> Any | None:
+        """Return a batch of the ring, if one comes; its end is that of the run."""
+        try:
+            return self._ring.get(self._patience_s())
+        except SourceError as error:
+            self._failed = 1
+            self._source.give_up(str(error))
+            return None
 
     def _patience_s(self) -> float:
         """Return how long to wait for packets: until somebody waits for the time, at most."""
@@ -281,6 +294,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
         """Write the page of the ledger."""
         self._reported_ns = now_ns
         page = self._totals() | self._ring.occupancy().gauges()
+        page["sources_failed"] = self._failed
         page["packets_resumed"] = self._before.get("packets_in", 0)
         self._source.ledger.write(self._page, page)
 

@@ -1,231 +1,89 @@
-"""The ring of packet sockets: a thread that copies what the kernel captured into arenas.
+"""The packet source: what interfaces carry, as it comes, captured by the kernel.
 
-Delivery guarantee: at most once. What waits in the kernel's blocks, in the ring and in the graph is
-lost when this process dies.
+Delivery guarantee: at most once; see `connectors.live`.
 
-Order: packets of one socket leave in the order in which the kernel put them down. Where several
-sockets share an interface, those of one flow, in both directions, come to one of them.
+Order: packets of one interface and part keep theirs; those of several interfaces come in portions
+of a few milliseconds. With several parts, and in every process that names the same group, the
+kernel deals flows to them, both directions of one to the same.
 
-Laws, beside those of every ring (`connectors.ring`):
-
-1. `matched = received + filtered + kernel_dropped + ring_dropped`, to the packet, once the ring has
-   ended: `matched` passed the filter on the interface between `start` and the end. `filtered` is
-   what the kernel could not judge by a tag it had taken off (`core.bpf_live`), and the filter then
-   rejected.
-2. A packet waits in the kernel for the time a block may take to fill (`PacketOptions.block_ms`) and
-   `GATHER_S` at most, while arenas are free.
-3. An interface that goes down or away ends the ring: what was captured before is handed over, and
-   then its error is raised.
-
-Sources: packet(7); Linux Documentation/networking/packet_mmap.rst.
+Not here: sockets (`connectors.packet_socket`) and how they are emptied (`connectors.packet_ring`).
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import threading
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-import numpy as np
-
-from connectors.arenas import Arenas, PacketArena, scratch
-from connectors.clock import monotonic_ns, sleep_until
-from connectors.packet_socket import PacketSocket
-from connectors.ring import Ring, RingOptions
-from core.batches import PacketBatch
-from core.errors import SourceError
-from core.tpacket import BYTES, FILTERED, LOST, PACKETS, ROWS, TALLY_FIELDS, TRUNCATED, USED, walk
+from connectors.live import LiveSource
+from connectors.packet_ring import PacketRing
+from connectors.packet_socket import PacketOptions, open_sockets
+from connectors.ring import RingOptions
+from core.errors import UsageError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from core.errors import PenstockError
-
-_TURN_WALKS = 4
-"""Walks in a row over one ring, before the others have their turn."""
-_COUNT_TURNS = 64
-_DRAIN_WAITS = 25
-"""How many times `block_ms` the end waits for a block that the kernel is still filling; kernels
-without timers of high resolution take up to two of their ticks."""
+    from core.batches import PacketBatch
+    from core.sections import PacketSettings
 
 
-class PacketCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of packets up to now; exact once the ring has ended.
+@dataclass(slots=True, kw_only=True)
+class PacketSource(LiveSource):
+    """Capture on interfaces until told to stop.
 
     Attributes:
-        received: Packets put into arenas.
-        received_bytes: Bytes they had on the wire.
-        truncated: Of those, the ones cut to the snap length.
-        filtered: Packets with a VLAN tag that the filter rejected here.
-        kernel_dropped: Packets for which the kernel had no room.
-        ring_dropped: Packets dropped here: at the end, for want of an arena.
-        frozen: How often the kernel found all its blocks full.
-        matched: All that passed the filter in the kernel.
+        settings: See `PacketSettings`.
+        filter: Packets to keep, as tcpdump has it; empty keeps all.
+        batch_len: Most packets of a batch.
     """
 
-    received: int
-    received_bytes: int
-    truncated: int
-    filtered: int
-    kernel_dropped: int
-    ring_dropped: int
-    frozen: int
-    matched: int
+    settings: PacketSettings
+    filter: str
+    batch_len: int
 
+    @property
+    def name(self) -> str:
+        """The interfaces."""
+        return "packet " + " ".join(self.settings.interfaces)
 
-class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
-    """Receives in a daemon thread from `start` until `stopping`, into batches to be taken."""
+    @property
+    def _options(self) -> PacketOptions:
+        packet = self.settings
+        return PacketOptions(
+            filter=self.filter, snaplen=packet.snaplen, ring_bytes=packet.ring_bytes,
+            block_ms=packet.block_ms, promiscuous=packet.promiscuous, group=packet.group,
+        )  # fmt: skip
 
-    def __init__(
-        self, sockets: list[PacketSocket], options: RingOptions, stopping: threading.Event
-    ) -> None:
-        """Set memory aside.
-
-        Args:
-            sockets: Open sockets; the ring closes them when it ends.
-            options: See `RingOptions`.
-            stopping: Ends the ring.
-        """
-        snaplen = max(each.options.snaplen for each in sockets)
-        arena_bytes = max(options.arena_bytes, snaplen)
-        arenas = Arenas(PacketArena, options.arenas, options.rows_max, arena_bytes)
-        super().__init__("packet", sockets, arenas, stopping)
-        self._failure: SourceError | None = None
-        self._dropped = np.zeros(TALLY_FIELDS, np.int64)
-        self._scratch = scratch(PacketArena, options.rows_max, snaplen)
-        self._turns = self._waiting_bytes = 0
-        # The first call of a kernel takes long; no packet is to wait for it.
-        self._walk(sockets[0], self._scratch)
-
-    def start(self) -> None:
-        """Begin to receive.
+    def check(self) -> None:
+        """See that the interfaces can be captured on, before anything is written.
 
         Raises:
-            SourceError: A socket cannot be let in; all are closed then.
+            UsageError: The filter does not compile, or they cannot be recorded together.
+            SourceError: One cannot be captured on.
         """
-        try:
-            for each in self._sockets:
-                each.accept()
-        except SourceError:
-            for each in self._sockets:
-                each.close()
-            raise
-        super().start()
-
-    def counts(self) -> PacketCounts:
-        """Return what became of packets up to now."""
-        seen = self._sums()
-        kept = seen - self._dropped
-        return PacketCounts(
-            received=int(kept[PACKETS]),
-            received_bytes=int(kept[BYTES]),
-            truncated=int(kept[TRUNCATED]),
-            filtered=int(seen[FILTERED]),
-            kernel_dropped=sum(each.kernel_dropped for each in self._sockets),
-            ring_dropped=int(self._dropped[PACKETS] + seen[LOST]),
-            frozen=sum(each.frozen for each in self._sockets),
-            matched=sum(each.matched for each in self._sockets),
-        )
-
-    def _receive(self) -> None:
-        try:
-            super()._receive()
-        except SourceError as error:  # to be raised when what came before it was handed over
-            self._failure = error
-
-    def _turn(self, socket: PacketSocket) -> bool:
-        """Walk over the ring of one socket; tell whether it may have more."""
-        self._turns += 1
-        if self._turns % _COUNT_TURNS == 0:
-            self._count()
-        if code := socket.failure():
-            raise SourceError(_line(socket, code))
-        for _ in range(_TURN_WALKS):
-            arena = self._arena()
-            if arena is None:
-                return True
-            if self._walk(socket, arena):
-                return False
-            self._hand_over()
-        return True
-
-    def _walk(self, socket: PacketSocket, arena: PacketArena) -> bool:
-        """Copy packets into an arena, behind what is there; tell whether it held all there were."""
-        place, block_bytes = socket.place, socket.options.block_bytes
-        place[ROWS], place[USED] = arena.rows, arena.used
-        is_empty = walk(
-            socket.ring, socket.words, block_bytes, socket.rule, socket.program, socket.mem,
-            place, socket.tally, arena.memory, arena.start, arena.caplen, arena.wirelen,
-            arena.at_ns, arena.linktype,
-        )  # fmt: skip
-        arena.rows, arena.used = int(place[ROWS]), int(place[USED])
-        return bool(is_empty)
-
-    def _drain(self) -> PenstockError | None:
-        """Let nothing more in, and empty the rings of what came before."""
-        for socket in self._sockets:
-            socket.refuse()
-        kept = True
-        for socket in self._sockets:
-            for _ in range(_DRAIN_WAITS):
-                # The kernel hands over the block it was filling when the time of that is up.
-                sleep_until(monotonic_ns() + socket.options.block_ms * 1_000_000)
-                # What follows a packet that was dropped is dropped too: one gap, at the end.
-                kept = kept and self._emptied(socket)
-                if not kept:
-                    self._scrap(socket)
-                socket.count()
-                if not socket.outstanding:
-                    break
-            # Blocks that never came; no kernel is known to do that.
-            socket.tally[LOST] += socket.outstanding
-        return self._failure
-
-    def _emptied(self, socket: PacketSocket) -> bool:
-        """Take all there is in the ring of a socket; tell whether there were arenas enough."""
-        while (arena := self._arena()) is not None:
-            if self._walk(socket, arena):
-                return True
-            self._hand_over()
-        return False
-
-    def _scrap(self, socket: PacketSocket) -> None:
-        """Count what is in the ring of a socket, and drop it."""
-        before, is_empty = self._sums(), False
-        while not is_empty:
-            self._scratch.rows = self._scratch.used = 0
-            is_empty = self._walk(socket, self._scratch)
-        self._dropped += self._sums() - before
-
-    def _batch(self, arena: PacketArena, index: int) -> PacketBatch:
-        self._count()
-        return arena.batch(index)
-
-    def _count(self) -> None:
-        for each in self._sockets:
-            each.count()
-        self._waiting_bytes = sum(each.waiting_bytes() for each in self._sockets)
-
-    def _close(self) -> None:
-        for each in self._sockets:
+        # Alone, or a part that is at work in another process would lose what this one is dealt.
+        sockets = open_sockets(self.settings.interfaces, replace(self._options, group=0))
+        for each in sockets:
             each.close()
+        if self.recording is not None and len({each.linktype for each in sockets}) > 1:
+            raise UsageError(
+                "run.record: a capture file holds one link type, and these interfaces have "
+                "several; record one of them"
+            )
 
-    def _received(self) -> int:
-        return self.counts().received
+    def open(self) -> PacketRing:
+        """Open sockets of one part."""
+        packet = self.settings
+        sockets = open_sockets(packet.interfaces, self._options)
+        for each in sockets:
+            self.notify(f"packet {each.name}: capturing")
+        rows = RingOptions(
+            arenas=packet.arenas, rows_max=self.batch_len, arena_bytes=packet.arena_bytes
+        )
+        return PacketRing(sockets, rows, self.stopping)
 
-    def _kernel_bytes(self) -> int:
-        return self._waiting_bytes
+    def packets(self, batch: PacketBatch, source: int) -> tuple[PacketBatch, None]:
+        """Return packets of this source; their headers are not known yet."""
+        return replace(batch, source=source), None
 
-    def _sums(self) -> NDArray[np.int64]:
-        sums: NDArray[np.int64] = np.sum([each.tally for each in self._sockets], axis=0)
-        return sums
-
-
-def _line(socket: PacketSocket, code: int) -> str:
-    if code != errno.ENETDOWN:
-        return f"packet {socket.name}: receiving failed: {os.strerror(code)}"
-    return (
-        f"packet {socket.name}: the interface went down or was removed; start again when it is up"
-    )
+    def totals(self, counts: Any) -> dict[str, int]:
+        """Return what was dropped, and what the kernel could not filter and we did."""
+        return LiveSource.totals(self, counts) | {"filtered": counts.filtered}

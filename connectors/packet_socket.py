@@ -22,7 +22,6 @@ import mmap
 import os
 import socket
 import struct
-import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 _SO_ATTACH_FILTER, _SOL_PACKET, _ETH_P_ALL = 26, 263, 0x0003
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _FANOUT = 1, 5, 6, 10, 18
 _IGNORE_OUTGOING = 23
-_V3, _MR_PROMISC, _FANOUT_HASH, _UNIQUE_ID = 2, 1, 0, 0x2000
+_V3, _MR_PROMISC, _FANOUT_HASH = 2, 1, 0
 _ARPHRD_LOOPBACK = 772
 _LINKTYPES = {1: LINK_ETHERNET, _ARPHRD_LOOPBACK: LINK_ETHERNET, 519: LINK_RAW, 65_534: LINK_RAW}
 """Kinds of interfaces (ARPHRD_ values of linux/if_arp.h) and what their packets begin with: on the
@@ -75,6 +74,8 @@ class PacketOptions:
         ring_bytes: Memory of the ring of one socket, in blocks that hold the largest packet.
         block_ms: Time after which the kernel hands over a block that is not full, 1 … 1000.
         promiscuous: Whether the interface is to let in what is meant for others too.
+        group: Number by which sockets share an interface, 1 … 65,535: the kernel deals packets to
+            all that name it, in any process, by a hash of the flow. 0 shares it with nobody.
     """
 
     filter: str = ""
@@ -82,37 +83,12 @@ class PacketOptions:
     ring_bytes: int = 32 << 20
     block_ms: int = 2
     promiscuous: bool = True
+    group: int = 0
 
     @property
     def block_bytes(self) -> int:
         """Bytes of a block: a power of two that the largest packet fits into."""
         return max(_BLOCK_BYTES, 1 << (self.snaplen + OVERHEAD_BYTES - 1).bit_length())
-
-
-class Groups:
-    """Groups of sockets that share interfaces: the kernel deals packets to them by their flow."""
-
-    def __init__(self, number: int = 0) -> None:
-        """Begin without a group.
-
-        Args:
-            number: Number of the groups, the same in all processes that share interfaces; 0 takes
-                one that nobody else has.
-        """
-        self._number, self._lock = number, threading.Lock()
-        self._found: dict[int, int] = {}
-
-    def join(self, handle: socket.socket, interface: int) -> None:
-        """Let a socket share an interface, given by its index, with all others that were let."""
-        with self._lock:
-            group, kind = self._found.get(interface), _FANOUT_HASH
-            if group is None and self._number:
-                # Every process finds the same number, and no two interfaces have one.
-                group = (self._number + interface) & 0xFFFF
-            elif group is None:
-                group, kind = 0, kind | _UNIQUE_ID
-            handle.setsockopt(_SOL_PACKET, _FANOUT, group | kind << 16)
-            self._found[interface] = handle.getsockopt(_SOL_PACKET, _FANOUT) & 0xFFFF
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +101,6 @@ class PacketSocket:
         index: The number of that.
         options: How it was opened.
         linktype: LINKTYPE_ value of its packets.
-        groups: With whom it shares the interface, if with anybody.
         program: `(m, 4) int64`; the filter for packets as they are in a file; empty if there is
             none.
         attached: `(k, 4) int64`; the filter as the kernel runs it.
@@ -145,7 +120,6 @@ class PacketSocket:
     index: int
     options: PacketOptions
     linktype: int
-    groups: Groups | None
     program: NDArray[np.int64]
     attached: NDArray[np.int64]
     shared: mmap.mmap
@@ -188,8 +162,10 @@ class PacketSocket:
             SourceError: It may not share the interface.
         """
         try:
-            if self.groups is not None:
-                self.groups.join(self.handle, self.index)
+            if self.options.group:
+                # No two interfaces have the same, and every process finds it.
+                group = (self.options.group + self.index) & 0xFFFF
+                self.handle.setsockopt(_SOL_PACKET, _FANOUT, group | _FANOUT_HASH << 16)
             _attach(self.handle, self.attached)
         except OSError as error:
             why = plain(error.strerror or str(error))
@@ -221,32 +197,31 @@ class PacketSocket:
         self.handle.close()
 
 
-def open_sockets(
-    names: Iterable[str], options: PacketOptions, groups: Groups | None = None
-) -> list[PacketSocket]:
-    """Open a socket for each interface; they receive nothing before `accept`.
+def open_sockets(names: Iterable[str], options: PacketOptions) -> list[PacketSocket]:
+    """Open a socket for each interface; what comes from then on waits in its ring.
 
     Args:
         names: Names of interfaces; each counts once.
         options: See `PacketOptions`.
-        groups: With whom they share their interfaces, if with anybody.
 
     Raises:
         UsageError: There is no interface, or the filter does not compile for one.
-        SourceError: A socket cannot be opened; none is left open.
+        SourceError: A socket cannot be opened, or may not share its interface; none is left open.
     """
     with ExitStack() as opened:
         sockets = []
         for name in dict.fromkeys(names):
-            sockets.append(_open(name, options, groups))
+            sockets.append(_open(name, options))
             opened.callback(sockets[-1].close)
         if not sockets:
             raise UsageError("packet: no interface to capture on; give its name, as eth0")
+        for each in sockets:
+            each.accept()
         opened.pop_all()
     return sockets
 
 
-def _open(name: str, options: PacketOptions, groups: Groups | None) -> PacketSocket:
+def _open(name: str, options: PacketOptions) -> PacketSocket:
     """Open one socket, bound, with a ring, which rejects everything."""
     shown = plain(name)
     try:
@@ -278,7 +253,7 @@ def _open(name: str, options: PacketOptions, groups: Groups | None) -> PacketSoc
             raise SourceError(f"packet {shown}: {_cure(error, options)}") from error
         opened.pop_all()
     return PacketSocket(
-        handle=handle, name=shown, index=index, options=options, linktype=linktype, groups=groups,
+        handle=handle, name=shown, index=index, options=options, linktype=linktype,
         program=program, attached=attached, shared=shared,
     )  # fmt: skip
 

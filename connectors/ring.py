@@ -14,7 +14,7 @@ Laws:
    the thread ends. What waits in the kernel for longer than `DRAIN_S` without an arena becoming
    free is counted and dropped.
 
-Not here: what is received, and how (`connectors.udp_ring`, `connectors.packet`).
+Not here: what is received, and how (`connectors.udp_ring`, `connectors.packet_ring`).
 
 Source: epoll(7).
 """

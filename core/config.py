@@ -40,6 +40,8 @@ Layer = tuple[str, Mapping[str, Any]]
 
 TABLES = ("kafka.topics", "kafka.options")
 """Settings that are tables of options, which layers add to one by one."""
+LISTS = ("udp.addresses", "packet.interfaces")
+"""Settings that are lists of words, separated by blanks in the environment."""
 SECRET = re.compile(
     r"pas|pwd|secret|token|key$|\.pem$|jaas|oauthbearer\.(config|extensions)|assertion|kinit"
 )
@@ -97,8 +99,8 @@ def from_environment(env: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Pick the settings out of environment variables: `PENSTOCK_DAM_RATE_HZ` is `dam.rate_hz`.
 
     Args:
-        env: Variables by name; others are left alone. A list is split at `os.pathsep`, a table is
-            a JSON object.
+        env: Variables by name; others are left alone. A list of paths is split at
+            `os.pathsep`, any other list at blanks; a table is a JSON object.
 
     Returns:
         `{section: {key: text}}`, to be given to `decode` with the origin `ENVIRONMENT`.
@@ -124,6 +126,8 @@ def _from_text(name: str, text: str) -> Any:
     if name == "run.paths":
         whole = is_kafka(text)
         return [text] if whole else [part for part in text.split(os.pathsep) if part]
+    if name in LISTS:
+        return text.split()
     if name in TABLES:
         with contextlib.suppress(ValueError, RecursionError):  # refused as the text it is
             return json.loads(text)

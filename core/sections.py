@@ -90,6 +90,40 @@ class UdpSettings(_Section, frozen=True, kw_only=True):
     ] = True  # fmt: skip
 
 
+class PacketSettings(_Section, frozen=True, kw_only=True):
+    """Live packets: the interfaces they are captured on, and how much room there is for them."""
+
+    interfaces: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=15, pattern=_WORD)], ...],
+        Meta(
+            description="Interfaces to capture on; those that a run is not given paths for.",
+            max_length=64,
+            extra={"bounds": "names of interfaces, at most 64"},
+        ),
+    ] = ()
+    snaplen: Annotated[int, _num("Bytes kept of a packet.", 64, 262_144, "bytes")] = 131_072
+    promiscuous: Annotated[
+        bool, _choice("Whether interfaces are to let in what is meant for others.")
+    ] = True
+    ring_bytes: Annotated[
+        int, _num("Memory that the kernel captures into, for each interface and part.", 512 << 10,
+                  1 << 30, "bytes")
+    ] = 32 << 20  # fmt: skip
+    block_ms: Annotated[
+        int, _num("Longest wait of a packet for its block of that memory to fill.", 1, 5, "ms")
+    ] = 2
+    arenas: Annotated[int, _num("Batches there may be at once.", 2, 1024, "batches")] = 16
+    arena_bytes: Annotated[int, _num("Most bytes of one batch.", 64 << 10, 256 << 20, "bytes")] = (
+        4 << 20
+    )
+    parts: Annotated[
+        int, _num("Parts that share each interface, on as many workers.", 1, 256, "parts")
+    ] = 1
+    group: Annotated[
+        int, _num("Number by which parts and processes share interfaces; 0 = alone.", 0, 65_535)
+    ] = 0
+
+
 class FrameSettings(_Section, frozen=True, kw_only=True):
     """What a device frame may be."""
 
@@ -283,6 +317,7 @@ class Settings(_Section, frozen=True, kw_only=True):
 
     capture: CaptureSettings = CaptureSettings()
     udp: UdpSettings = UdpSettings()
+    packet: PacketSettings = PacketSettings()
     frame: FrameSettings = FrameSettings()
     dam: DamSettings = DamSettings()
     features: FeatureSettings = FeatureSettings()

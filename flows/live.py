@@ -26,6 +26,15 @@ def ingest(
         list[str] | None,
         typer.Option(metavar="HOST:PORT", help="Receive datagrams there; IPv6 as [::]:9999."),
     ] = None,
+    iface: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IF", help="Capture on this interface, by host unless --by device."),
+    ] = None,
+    bpf: Annotated[
+        str | None, typer.Option("--filter", help="Packets to keep, as tcpdump has it.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who is analysed: device or host.")] = None,
+    port: Annotated[int | None, typer.Option(help="UDP port of device frames.")] = None,
     rate: Annotated[str | None, typer.Option(help="Frames/s the dam passes, or off.")] = None,
     burst: Annotated[int | None, typer.Option(help="Frames the dam passes at once.")] = None,
     sink: Annotated[
@@ -44,7 +53,12 @@ def ingest(
     from connectors.settings import load
 
     flags: list[Layer] = [("run", {"run": {"paths": ()}})]
-    flag(flags, "--udp", "udp", "addresses", tuple(udp) if udp else None)
+    if udp or iface:  # one given as a flag stands for both
+        flag(flags, "--udp", "udp", "addresses", tuple(udp or ()))
+        flag(flags, "--iface", "packet", "interfaces", tuple(iface or ()))
+    flag(flags, "--by", "capture", "by", by or ("host" if iface else None))
+    flag(flags, "--port", "capture", "port", port)
+    flag(flags, "--filter", "capture", "filter", bpf)
     flag(flags, "--burst", "dam", "burst", burst)
     flag(flags, "--sink", "run", "sink", sink)
     flag(flags, "--recovery", "run", "recovery", recovery)
@@ -54,4 +68,4 @@ def ingest(
     settings = load(config, flags).settings
     summary = carry_out(settings)
     show(summary, settings.run, as_json=as_json)
-    raise typer.Exit(1 if summary.lost else 0)
+    raise typer.Exit(1 if summary.lost or summary.failed else 0)

@@ -81,18 +81,11 @@ class Run:
         if not settings.run.paths and not self.is_live:
             raise UsageError(
                 "nothing to replay: name a capture file, a folder, or - for standard input "
-                "(under bytewax.run, in PENSTOCK_RUN_PATHS, or in PENSTOCK_UDP_ADDRESSES what to "
-                "receive on)"
+                "(under bytewax.run, in PENSTOCK_RUN_PATHS; or what to receive on, in "
+                "PENSTOCK_UDP_ADDRESSES or PENSTOCK_PACKET_INTERFACES)"
             )
-        if self.is_live and settings.capture.by != "device":
-            raise UsageError("udp: datagrams are analysed by device; leave out --by host")
-        if self.is_live and settings.capture.filter:
-            raise UsageError("udp: capture.filter applies to packets of captures; leave it out")
-        if self.is_live and settings.run.record and settings.udp.parts > 1:
-            raise UsageError(
-                "run.record: of several parts nobody knows the order; set udp.parts to 1, or "
-                "record with tcpdump"
-            )
+        if self.is_live:
+            self._check_live()
         # What only a library can judge is refused here, before anything is opened or started.
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
@@ -106,6 +99,29 @@ class Run:
         self.budget = EpochBudget(self.ledger, settings.capture.batch_len, self.notify)
         if self.resumes:
             self.pressure.also(self.budget.holds)
+
+    def _check_live(self) -> None:
+        """Refuse what makes no sense of packets that come by themselves."""
+        capture, udp, packet = self.settings.capture, self.settings.udp, self.settings.packet
+        if udp.addresses and packet.interfaces:
+            raise UsageError(
+                "udp.addresses and packet.interfaces: a run receives from sockets or captures on "
+                "interfaces; start one for each"
+            )
+        if udp.addresses and capture.by != "device":
+            raise UsageError("udp: datagrams are analysed by device; leave out --by host")
+        if udp.addresses and capture.filter:
+            raise UsageError("udp: capture.filter applies to packets of captures; leave it out")
+        if packet.interfaces and packet.parts > 1 and not packet.group:
+            raise UsageError(
+                "packet.parts: parts share an interface by a number; set packet.group to one that "
+                "no other program uses there"
+            )
+        if self.settings.run.record and max(udp.parts, packet.parts) > 1:
+            raise UsageError(
+                "run.record: of several parts nobody knows the order; set udp.parts or "
+                "packet.parts to 1, or record with tcpdump"
+            )
 
     @property
     def recovers(self) -> bool:
@@ -124,12 +140,14 @@ class Run:
     @property
     def is_live(self) -> bool:
         """Whether packets come by themselves, and only a signal ends them."""
-        return bool(self.settings.udp.addresses) and not self.settings.run.paths
+        settings = self.settings
+        return bool(settings.udp.addresses or settings.packet.interfaces) and not settings.run.paths
 
     @property
     def port(self) -> int:
-        """UDP port of device frames, 0 for all: what a live source receives on is meant for us."""
-        return 0 if self.is_live else self.settings.capture.port
+        """UDP port of device frames, 0 for all: what comes to sockets of ours is meant for us."""
+        is_ours = self.is_live and self.settings.udp.addresses
+        return 0 if is_ours else self.settings.capture.port
 
     @property
     def interrupted(self) -> bool:
@@ -142,7 +160,7 @@ class Run:
         s = self.settings
         shaping: list[Any] = [s.frame, s.dam, s.features, s.anomaly, s.flows, s.run.shards]
         shaping += [s.capture.by, self.port, s.capture.filter, s.capture.packet_bytes_max]
-        shaping += [self.is_live, s.udp.bytes_max]
+        shaping += [self.is_live, s.udp.bytes_max, bool(s.packet.interfaces), s.packet.snaplen]
         # Half of the records in one place and half in another would be no whole anywhere.
         folder = s.run.sink_folder
         shaping += [s.files.format, os.path.realpath(folder) if folder is not None else None]
@@ -180,20 +198,30 @@ class Run:
 
     def _live(self) -> LiveSource:
         """Return the live source."""
-        from connectors.udp import UdpSource  # a replay needs no kernels of sockets
+        udp, packet, capture = self.settings.udp, self.settings.packet, self.settings.capture
+        shared: dict[str, Any] = {
+            "batch_len": capture.batch_len,
+            "ledger": self.ledger,
+            "digest": self.digest,
+            "stopping": self.stopping,
+            "notify": self.notify,
+            "give_up": self.give_up,
+            "pressure": self.pressure,
+            "waiting": self.waiting,
+            "recording": self.recording,
+        }
+        # A replay needs no kernels of sockets.
+        source: LiveSource
+        if packet.interfaces:
+            from connectors.packet import PacketSource
 
-        source = UdpSource(
-            settings=self.settings.udp,
-            batch_len=self.settings.capture.batch_len,
-            ledger=self.ledger,
-            digest=self.digest,
-            stopping=self.stopping,
-            notify=self.notify,
-            pressure=self.pressure,
-            waiting=self.waiting,
-            parts=self.settings.udp.parts,
-            recording=self.recording,
-        )
+            source = PacketSource(
+                settings=packet, filter=capture.filter, parts=packet.parts, **shared
+            )
+        else:
+            from connectors.udp import UdpSource
+
+            source = UdpSource(settings=udp, parts=udp.parts, **shared)
         source.check()
         return source
 

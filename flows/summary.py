@@ -75,6 +75,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         seconds: From the first read to the last delivery.
         packets_per_s: Packets read in these seconds, `packets_in` unless the run was resumed.
         interrupted: Whether a signal ended it before its input did.
+        failed: Whether what it received from failed, so that it ended before it was told to.
     """
 
     by: str
@@ -103,6 +104,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     packets_per_s: float
     interrupted: bool
+    failed: bool
 
     @property
     def adds_up(self) -> bool:
@@ -182,6 +184,7 @@ def summarise(
         seconds=round(seconds, 3),
         packets_per_s=round(fresh / seconds, 1) if seconds > 0 else 0.0,
         interrupted=interrupted,
+        failed=bool(total["sources_failed"]),
     )
 
 

@@ -1,7 +1,7 @@
 """Filters for the kernel: accepted packets cut, loads moved where a tag was taken off.
 
 That the kernel keeps what a file would is shown on real interfaces in
-`tests/connectors/test_packet.py`.
+`tests/connectors/test_packet_ring.py`.
 """
 
 from __future__ import annotations

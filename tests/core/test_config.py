@@ -258,12 +258,16 @@ def test_text_of_the_environment_is_converted_by_type() -> None:
         "PENSTOCK_RUN_PATHS": "a.pcap:b c.pcap::-",
         "PENSTOCK_RUN_SCORES": "12",
         "PENSTOCK_CAPTURE_BATCH_LEN": "100",
+        "PENSTOCK_UDP_ADDRESSES": "0.0.0.0:9999 [::]:9999",
+        "PENSTOCK_PACKET_INTERFACES": " eth0 ",
     }
     settings = decode([(config.ENVIRONMENT, from_environment(env))])
     assert settings.dam.enabled is False
     assert (settings.run.epoch_s, settings.run.strict) == (0.5, True)
     assert settings.run.paths == ("a.pcap", "b c.pcap", "-")
     assert (settings.run.scores, settings.capture.batch_len) == ("12", 100)
+    assert settings.udp.addresses == ("0.0.0.0:9999", "[::]:9999")
+    assert settings.packet.interfaces == ("eth0",)
 
 
 def test_text_of_a_file_is_not_converted() -> None:

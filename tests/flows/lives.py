@@ -15,7 +15,7 @@ from pathlib import Path
 from core.frame import encode_frame
 from tests.flows.runs import PATIENCE_S, Done, start
 
-RECEIVING = re.compile(r"udp (?:\[([^\]]+)\]|([^:]+)):(\d+): receiving")
+RECEIVING = re.compile(r"udp (?:\[([^\]]+)\]|([^:]+)):(\d+): receiving|packet (\S+): capturing")
 
 
 @dataclass
@@ -24,7 +24,7 @@ class LiveRun:
 
     Attributes:
         process: The process.
-        places: Address and port of each of its sockets, in order.
+        places: Address and port of each of its sockets, or interface and 0, in order.
     """
 
     process: subprocess.Popen[str]
@@ -45,7 +45,8 @@ class LiveRun:
                 self._lines.append(line)
                 found = RECEIVING.search(line)
                 if found:
-                    self.places.append((found[1] or found[2], int(found[3])))
+                    place = found[1] or found[2] or found[4]
+                    self.places.append((place, int(found[3] or 0)))
                 self._came.notify_all()
         with self._came:
             self._ended = True
