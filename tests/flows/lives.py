@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.frame import encode_frame
 from tests.flows.runs import PATIENCE_S, Done, start
+from tests.netns import Namespace
 
 RECEIVING = re.compile(r"udp (?:\[([^\]]+)\]|([^:]+)):(\d+): receiving|packet (\S+): capturing")
 
@@ -85,11 +86,19 @@ class LiveRun:
 
 @contextmanager
 def live(
-    *arguments: str | Path, cwd: Path, sockets: int = 1, json: bool = True, **env: str
-) -> Iterator[LiveRun]:
-    """Yield `penstock run ingest` with these arguments, once it receives."""
-    options = ["--json"] if json else []
-    process = start(["-m", "flows.cli", "run", "ingest", *arguments, *options], cwd, env)
+    *arguments: str | Path, cwd: Path, sockets: int = 1, where: Namespace | None = None,
+    env: dict[str, str] | None = None,
+) -> Iterator[LiveRun]:  # fmt: skip
+    """Yield `penstock run ingest` with these arguments, once so many of its sockets receive."""
+    command = ["-m", "flows.cli", "run", "ingest", *arguments, "--json"]
+    process = start(command, cwd, env, prefix=where.execute([]) if where is not None else [])
+    with followed(process, sockets) as run:
+        yield run
+
+
+@contextmanager
+def followed(process: subprocess.Popen[str], sockets: int) -> Iterator[LiveRun]:
+    """Yield a process that was started, once so many of its sockets receive; kill it at the end."""
     run = LiveRun(process)
     try:
         run.wait_for(sockets)

@@ -124,11 +124,12 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(
-    arguments: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None, **options: Any
-) -> subprocess.Popen[str]:
-    """Start Python with arguments, its outputs in pipes."""
+    arguments: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None,
+    prefix: Sequence[str] = (), **options: Any,
+) -> subprocess.Popen[str]:  # fmt: skip
+    """Start Python with arguments, its outputs in pipes; behind a command that becomes it."""
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+        [*prefix, sys.executable, *map(str, arguments)],
         cwd=cwd, env=environment(**(env or {})), text=True,
         **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         | options,

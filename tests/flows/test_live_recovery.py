@@ -35,12 +35,12 @@ def test_what_waits_is_kept_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on_with_its_state(tmp_path: Path) -> None:
     """What was saved before a crash counts, what came after it is lost, nothing is there twice."""
-    with live(*KEPT, cwd=tmp_path, PENSTOCK_RUN_EPOCH_S="0.05") as run:
+    with live(*KEPT, cwd=tmp_path, env={"PENSTOCK_RUN_EPOCH_S": "0.05"}) as run:
         run.send(*frames(10))
         wait_until(run.process, lambda: len(records(tmp_path / "out")) > 0)
         run.process.kill()
         run.process.wait(timeout=PATIENCE_S)
-    with live(*KEPT, cwd=tmp_path, PENSTOCK_RUN_EPOCH_S="0.05") as run:
+    with live(*KEPT, cwd=tmp_path, env={"PENSTOCK_RUN_EPOCH_S": "0.05"}) as run:
         run.send(*frames(5, first=10))
         done = run.stop()
     assert done.code == 0, done.err
