@@ -94,6 +94,7 @@ class PacketArena(Arena):
 
 
 A = TypeVar("A", bound=Arena)
+Layout = list[tuple[str, np.dtype[Any]]]
 
 
 class Arenas(Generic[A]):
@@ -111,9 +112,10 @@ class Arenas(Generic[A]):
             bytes_: Bytes of each.
         """
         self.count = count
-        self._kind = kind
+        self._kind, self._layout = kind, _wide_first(kind)
         self._rows = rows
-        self._free = deque(mmap.mmap(-1, _size(kind, rows, bytes_)) for _ in range(count))
+        size = _size(self._layout, rows, bytes_)
+        self._free = deque(mmap.mmap(-1, size) for _ in range(count))
         # One entry for each free arena, to wait on. An arena may be let go of anywhere, inside a
         # call of this queue too: its `put` and the deque's `append` can be interrupted by
         # themselves, those of other queues would wait for their own lock.
@@ -135,7 +137,7 @@ class Arenas(Generic[A]):
         memory = self._free.pop()
         whole = np.frombuffer(memory, np.uint8)
         weakref.finalize(whole, self._give_back, memory).atexit = False
-        return _laid_out(self._kind, whole, self._rows)
+        return _laid_out(self._kind, self._layout, whole, self._rows)
 
     def _give_back(self, memory: mmap.mmap) -> None:
         self._free.append(memory)
@@ -144,26 +146,27 @@ class Arenas(Generic[A]):
 
 def scratch(kind: type[A], rows: int, bytes_: int) -> A:
     """Return an arena of its own, to be filled over and over; no batch is to be made of it."""
-    return _laid_out(kind, np.empty(_size(kind, rows, bytes_), np.uint8), rows)
+    layout = _wide_first(kind)
+    return _laid_out(kind, layout, np.empty(_size(layout, rows, bytes_), np.uint8), rows)
 
 
-def _wide_first(kind: type[Arena]) -> list[tuple[str, np.dtype[Any]]]:
+def _wide_first(kind: type[Arena]) -> Layout:
     """Return the columns in an order in which each is aligned."""
     columns = ((name, np.dtype(dtype)) for name, dtype in kind.COLUMNS.items())
     return sorted(columns, key=lambda column: -column[1].itemsize)
 
 
-def _size(kind: type[Arena], rows: int, bytes_: int) -> int:
-    widths = sum(dtype.itemsize for _, dtype in _wide_first(kind))
+def _size(layout: Layout, rows: int, bytes_: int) -> int:
+    widths = sum(dtype.itemsize for _, dtype in layout)
     return rows * widths + -(-bytes_ // 8) * 8
 
 
-def _laid_out(kind: type[A], whole: NDArray[np.uint8], rows: int) -> A:
+def _laid_out(kind: type[A], layout: Layout, whole: NDArray[np.uint8], rows: int) -> A:
     """Divide memory into bytes and columns."""
-    at = whole.size - _size(kind, rows, 0)
+    at = whole.size - _size(layout, rows, 0)
     columns: dict[str, Any] = {}
     memory = whole[:at]
-    for name, dtype in _wide_first(kind):
+    for name, dtype in layout:
         end = at + rows * dtype.itemsize
         columns[name], at = whole[at:end].view(dtype), end
     return kind(memory=memory, **columns)

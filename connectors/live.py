@@ -164,6 +164,14 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
         """What it receives on, for identities and for people."""
 
     @abstractmethod
+    def check(self) -> None:
+        """See that it can be received from, before anything is written.
+
+        Raises:
+            PenstockError: It cannot.
+        """
+
+    @abstractmethod
     def open(self) -> Ring:
         """Open what one part receives from, not started.
 

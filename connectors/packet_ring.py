@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _TURN_WALKS = 4
 """Walks in a row over one ring, before the others have their turn."""
 _COUNT_TURNS = 64
+"""Turns after which the kernel is asked what it dropped; also whenever nothing comes."""
 _DRAIN_WAITS = 25
 """How many times `block_ms` the end waits for a block that the kernel is still filling; kernels
 without timers of high resolution take up to two of their ticks."""
@@ -96,6 +97,14 @@ class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
         self._dropped = np.zeros(TALLY_FIELDS, np.int64)
         self._scratch = scratch(PacketArena, options.rows_max, snaplen)
         self._turns = self._waiting_bytes = 0
+        # The first call of a kernel takes long, and no packet is to wait for it; of no block here.
+        none, blank = np.zeros(0, np.uint8), self._scratch
+        one = sockets[0]
+        walk(
+            none, none.view(np.uint32), 1, one.rule, one.program, one.mem, one.place.copy(),
+            one.tally, blank.memory, blank.start, blank.caplen, blank.wirelen, blank.at_ns,
+            blank.linktype,
+        )  # fmt: skip
 
     def counts(self) -> PacketCounts:
         """Return what became of packets up to now."""
@@ -186,7 +195,6 @@ class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
         self._dropped += self._sums() - before
 
     def _batch(self, arena: PacketArena, index: int) -> PacketBatch:
-        self._count()
         return arena.batch(index)
 
     def _count(self) -> None:
