@@ -195,7 +195,7 @@ class Ring(ABC, Generic[S, A, B]):
                     self._stopping.wait(GATHER_S)
 
     def _idle(self) -> None:
-        """Do what is to be done now and then while nothing comes."""
+        """Do what is to be done now and then while nothing is received."""
 
     def _arena(self) -> A | None:
         """Return the arena being filled; `None` when there is none and we are to stop."""
@@ -204,6 +204,8 @@ class Ring(ABC, Generic[S, A, B]):
             self._filling = self._arenas.take(DRAIN_S if stopping else IDLE_S)
             if stopping:
                 break
+            if self._filling is None:  # the kernel may be dropping, and somebody may be looking
+                self._idle()
         return self._filling
 
     def _hand_over(self) -> None:

@@ -44,6 +44,7 @@ class Ring:
         self.batches: deque[PacketBatch] = deque()
         self.ended = False
         self.started = self.joined = False
+        self.failure: SourceError | None = None
         self.kernel_dropped = self.ring_dropped = self.taken = 0
 
     def start(self) -> None:
@@ -55,6 +56,9 @@ class Ring:
     def get(self, wait_s: float) -> PacketBatch | None:
         self.waited_s = wait_s
         if not self.batches:
+            if self.failure is not None:
+                self.ended = True
+                raise self.failure
             return None
         self.taken += len(self.batches[0])
         return self.batches.popleft()
@@ -79,6 +83,9 @@ class Source(LiveSource):
     def name(self) -> str:
         return "made up"
 
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
     def open(self) -> Any:
         return self.ring
 
@@ -89,8 +96,13 @@ class Source(LiveSource):
 @pytest.fixture
 def source() -> Source:
     """Return a source that nobody stops."""
+    return made([])
+
+
+def made(said: list[str]) -> Source:
     return Source(
-        ledger=Ledger(), digest="d", stopping=threading.Event(), notify=lambda _: None
+        ledger=Ledger(), digest="d", stopping=threading.Event(), notify=said.append,
+        give_up=said.append,
     )  # fmt: skip
 
 
@@ -178,9 +190,7 @@ def test_counts_are_in_the_ledger_and_go_on(source: Source) -> None:
     part.close()
     assert source.ring.joined
     assert source.stopping.is_set()
-    again = Source(
-        ledger=Ledger(), digest="d", stopping=threading.Event(), notify=lambda _: None
-    )  # fmt: skip
+    again = made([])
     part = built(again, state)
     again.ring.batches.append(packets(2 * SECOND))
     again.ring.kernel_dropped = 4
@@ -191,6 +201,20 @@ def test_counts_are_in_the_ledger_and_go_on(source: Source) -> None:
     assert (total["kernel_dropped"], total["ring_dropped"]) == (7, 1)
     assert (total["ring_packets"], total["ring_batches"], total["kernel_bytes"]) == (3, 2, 77)
     assert _source(first) != _source(second)
+
+
+def test_a_socket_that_fails_ends_the_run_when_all_is_handed_on() -> None:
+    """What came before is handed on, one line is said, and the ledger knows that it failed."""
+    said: list[str] = []
+    source = made(said)
+    source.ring.failure = SourceError("packet eth0: is gone")
+    source.ring.batches.append(packets(SECOND))
+    part = built(source)
+    assert part.next_batch()[0].packets is not None
+    with pytest.raises(StopIteration):
+        part.next_batch()
+    assert said == ["packet eth0: is gone"]
+    assert source.ledger.total()["sources_failed"] == 1
 
 
 def _source(intake: Intake) -> int:

@@ -191,6 +191,9 @@ def test_a_reader_that_is_too_slow_is_accounted_for(net: Namespace, live: Opener
         sender.flood(MACS + b"\x08\x00" + bytes(86), 200)
         sent = net.passed("left") - before
         sender.flood(MACS + b"\x08\x06" + bytes(86), 20)
+    while not got.ring.counts().frozen:  # seen while it lasts, too
+        got.stopping.wait(0.01)
+    assert got.ring.occupancy().kernel_bytes > 0
     packets = got.end()
     counts = got.ring.counts()
     assert counts.kernel_dropped > 0
