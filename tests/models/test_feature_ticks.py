@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.features import RowBatch
 from tests.frames import parts
 from tests.models.test_features import (
     ARRIVALS,
@@ -26,7 +27,8 @@ def test_rows_are_those_of_arrivals(
     """Whatever ticks come between arrivals, no row is other than without them."""
     plain, ticked = windows(keys_max), windows(keys_max)
     wanted = [*(plain.update(part) for part in parts(frames(arrivals), cuts)), plain.finish()]
-    found, latest_ns = [], 0
+    found: list[RowBatch | None] = []
+    latest_ns = 0
     for part in parts(frames(arrivals), cuts):
         if len(part):
             first_ns = int(part.clock_ns[0])
