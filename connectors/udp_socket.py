@@ -50,8 +50,8 @@ class UdpOptions:
     """How sockets are opened.
 
     Attributes:
-        buffer_bytes: Receive buffer to ask for. The kernel counts its own headers too: a short
-            datagram takes about 800 bytes of it.
+        buffer_bytes: Receive buffer to ask for. The kernel counts the memory a datagram lies
+            in, and grants twice what is asked for: a short one takes some 400 bytes of it.
         reuse_port: Share the port with other sockets that say so too; the kernel then deals senders
             to them by a hash of the 4-tuple.
         gro: Let the kernel join datagrams of one sender and hand them over as one message.

@@ -73,7 +73,7 @@ class UdpSettings(_Section, frozen=True, kw_only=True):
         int, _num("Parts that share each port, on as many workers.", 1, 256, "parts")
     ] = 1
     buffer_bytes: Annotated[
-        int, _num("Receive buffer of a socket to ask for; a short datagram takes 800 bytes of it.",
+        int, _num("Receive buffer of a socket to ask for; a short datagram takes 400 bytes.",
                   4 << 10, 1 << 30, "bytes")
     ] = 32 << 20  # fmt: skip
     arenas: Annotated[int, _num("Batches there may be at once.", 2, 1024, "batches")] = 16
