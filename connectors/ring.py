@@ -9,7 +9,8 @@ Laws:
    already.
 3. A batch is as large as the load wants: it is handed over when it is full, or when none waits to
    be taken. Between receipts of a few the thread pauses for `GATHER_S`, so that a thousand wakes a
-   second are the most.
+   second are the most; for `GATHER_BUSY_S` while more than `BUSY_HZ` rows a second come, because
+   there what a batch costs beside its rows counts for more than a moment.
 4. On `stopping` the kernel is told to refuse at once what comes, what it holds is handed over, and
    the thread ends. What waits in the kernel for longer than `DRAIN_S` without an arena becoming
    free is counted and dropped.
@@ -39,6 +40,8 @@ IDLE_S = 0.04
 """How long the thread waits for something to receive, or for an arena, before it looks whether it
 is to stop."""
 GATHER_S = 0.001
+GATHER_BUSY_S = 0.004
+BUSY_HZ = 90_000
 DRAIN_S = 0.05
 
 
@@ -181,6 +184,7 @@ class Ring(ABC, Generic[S, A, B]):
         with epoll(len(sockets)) as poll:
             for number in sockets:
                 poll.register(number, EPOLLIN)
+            pause_s, seen = GATHER_S, 0
             while not self._stopping.is_set():
                 waits = self._filling is not None and self._filling.rows > 0
                 ready = poll.poll(GATHER_S if waits else IDLE_S)
@@ -192,7 +196,10 @@ class Ring(ABC, Generic[S, A, B]):
                 if self._full.empty():
                     self._hand_over()
                 if ready and not more:
-                    self._stopping.wait(GATHER_S)
+                    came = self._handed + (self._filling.rows if self._filling else 0) - seen
+                    seen += came
+                    pause_s = GATHER_BUSY_S if came > BUSY_HZ * pause_s else GATHER_S
+                    self._stopping.wait(pause_s)
 
     def _idle(self) -> None:
         """Do what is to be done now and then while nothing is received."""
