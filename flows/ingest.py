@@ -1,11 +1,12 @@
-"""The ingest graph: captured packets to records, on one screen.
+"""The ingest graph: captured or live packets to records, on one screen.
 
                   controls ──┐
     source → decode → frame ─┼→ dam ─┬→ features → score → findings ─┐
-         └─ or deal ─────────┤       └→ telemetry or flows ──────────┼→ sink
+         └─ or intake, deal ─┤       └→ telemetry or flows ──────────┼→ sink
                              └→ dead letters ────────────────────────┘
 
-What a topic holds was decoded by its source, and is only dealt to its shards. Flows that are read
+What is live comes with the time, which is dealt to all shards. What a topic holds was decoded by
+its source, and is only dealt to its shards. Flows that are read
 back are scored, and written no second time.
 
 `python -m bytewax.run flows.ingest:flow` builds it from the environment and `penstock.toml`.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.errors import UsageError
 from flows.carry import carry_out, flag, rate_layer, show
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def ingest(
     if rate is not None:
         flags.append(("--rate", {"dam": rate_layer(rate)}))
     settings = load(config, flags).settings
+    if not settings.udp.addresses and not settings.packet.interfaces:
+        raise UsageError("nothing to receive on: give --udp HOST:PORT or --iface IF")
     summary = carry_out(settings)
     show(summary, settings.run, as_json=as_json)
     raise typer.Exit(1 if summary.lost or summary.failed else 0)

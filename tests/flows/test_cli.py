@@ -55,7 +55,10 @@ def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 REFUSED = [
     (["replay", "a.pcap", "--by", "hots"], 'capture.by: "hots" is refused; must be "device" or'),
-    (["replay", "a.pcap", "--port", "0"], "--port: capture.port: 0 is refused; must be integer, 1"),
+    (
+        ["replay", "a.pcap", "--port", "-1"],
+        "capture.port: -1 is refused; must be integer, 0",
+    ),
     (["replay", "a.pcap", "--port", "x"], "Invalid value for '--port'"),
     (["replay", "a.pcap", "--rate", "0"], "--rate: dam.rate_hz: 0 is refused"),
     (["replay", "a.pcap", "--rate", "-1"], "--rate: dam.rate_hz: -1 is refused"),

@@ -16,7 +16,7 @@ import pytest
 
 from core.topics import TELEMETRY
 from tests.flows.lives import LiveRun, frames, live
-from tests.flows.runs import PATIENCE_S, ROOT, environment
+from tests.flows.runs import PATIENCE_S, ROOT, environment, penstock
 from tests.netns import Namespace, namespace
 from tests.senders import Sender
 
@@ -143,3 +143,10 @@ def test_what_cannot_be_received_on_is_one_line(
     assert says in done.line
     assert f"udp {place}" in done.line
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_receive_on_is_one_line(tmp_path: Path) -> None:
+    """Without an address or an interface there is nothing to run."""
+    done = penstock("run", "ingest", cwd=tmp_path)
+    assert done.code == 2
+    assert "give --udp HOST:PORT or --iface IF" in done.line
