@@ -60,7 +60,9 @@ _LINKTYPES = {1: LINK_ETHERNET, _ARPHRD_LOOPBACK: LINK_ETHERNET, 519: LINK_RAW, 
 last two, tun devices among them, with IP itself."""
 _FRAME_BYTES = 2048
 """The kernel wants to know it, and has no use for it in blocks."""
-_BLOCK_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 17
+"""Of a block at least. Where packets come one by one, a block holds what `block_ms` brings, however
+large it is: many blocks bridge a longer pause of the reader than few."""
 _NAME_LEN_MAX = 15
 
 
@@ -79,8 +81,8 @@ class PacketOptions:
     """
 
     filter: str = ""
-    snaplen: int = 131_072
-    ring_bytes: int = 32 << 20
+    snaplen: int = 98_304
+    ring_bytes: int = 64 << 20
     block_ms: int = 2
     promiscuous: bool = True
     group: int = 0

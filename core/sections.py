@@ -101,14 +101,14 @@ class PacketSettings(_Section, frozen=True, kw_only=True):
             extra={"bounds": "names of interfaces, at most 64"},
         ),
     ] = ()
-    snaplen: Annotated[int, _num("Bytes kept of a packet.", 64, 262_144, "bytes")] = 131_072
+    snaplen: Annotated[int, _num("Bytes kept of a packet.", 64, 262_144, "bytes")] = 98_304
     promiscuous: Annotated[
         bool, _choice("Whether interfaces are to let in what is meant for others.")
     ] = True
     ring_bytes: Annotated[
         int, _num("Memory that the kernel captures into, for each interface and part.", 512 << 10,
                   1 << 30, "bytes")
-    ] = 32 << 20  # fmt: skip
+    ] = 64 << 20  # fmt: skip
     block_ms: Annotated[
         int, _num("Longest wait of a packet for its block of that memory to fill.", 1, 5, "ms")
     ] = 2

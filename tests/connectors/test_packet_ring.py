@@ -30,7 +30,6 @@ MACS = bytes.fromhex("020000000002 020000000001")
 UDP_9999 = MACS + bytes.fromhex(
     "0800 4500001d 00000000 40110000 c0000201 c0000202 9c40 270f 0009 0000 78"
 )
-TINY = PacketOptions(ring_bytes=1 << 19)
 
 
 @dataclass
