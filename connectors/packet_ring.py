@@ -13,7 +13,7 @@ Laws, beside those of every ring (`connectors.ring`):
    `filtered` is what the kernel could not judge, because it had taken a tag off
    (`core.bpf_live`), and the filter then rejected.
 2. A packet waits in the kernel for the time a block may take to fill (`PacketOptions.block_ms`) and
-   `GATHER_S` at most, while arenas are free.
+   while the thread gathers, while arenas are free and it gets a processor.
 3. An interface that goes down or away ends the ring: what was captured before is handed over, and
    then its error is raised.
 

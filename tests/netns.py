@@ -89,7 +89,11 @@ def namespace() -> Iterator[Namespace]:
     if shutil.which("ip") is None:
         pytest.skip("no `ip`: install iproute2")
     made = Namespace(f"penstock-{os.getpid()}-{next(_numbers)}")
-    subprocess.run(["ip", "netns", "add", made.name], check=True)
+    added = subprocess.run(
+        ["ip", "netns", "add", made.name], capture_output=True, text=True, check=False
+    )
+    if added.returncode != 0:  # as in a container without the right to
+        pytest.skip(f"no network namespaces: {added.stderr.strip()}")
     try:
         path = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # no router solicitations
         quiet = ["sh", "-c", f"[ ! -e {path} ] || echo 1 > {path}"]
