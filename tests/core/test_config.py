@@ -391,11 +391,7 @@ def test_a_huge_value_is_refused_in_a_short_line() -> None:
 def test_importing_settings_loads_no_compiler() -> None:
     """The command line reads settings without waiting for numba or numpy."""
     code = "import sys, core.config; print({'numba', 'numpy', 'pyarrow', 'river'} & {*sys.modules})"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(config.__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    house = Path(config.__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], cwd=house, capture_output=True, text=True,
+                         check=True)  # fmt: skip
     assert run.stdout == "set()\n"

@@ -158,7 +158,7 @@ def test_any_messages_add_up(sent: list[tuple[bytes, bytes, bytes]]) -> None:
     """Names and control bytes of any kind: all that was received is in rows and in the tally."""
     received = Received([(data[:SLOT], len(data), name, raw) for data, name, raw in sent])
     data = b"".join(each for each, *_ in sent)
-    arena = scratch(len(data) + len(sent), len(data) + 1)
+    arena = scratch(DatagramArena, len(data) + len(sent), len(data) + 1)
     count = received.into(arena)
     rows = rows_of(arena)
     assert len(rows) == count == received.tally[DATAGRAMS]
