@@ -1,6 +1,11 @@
-"""SIGINT and SIGTERM: the first ends the sources so that everything drains, the second ends us.
+"""Signals: a first SIGINT or SIGTERM drains, a second one ends us, SIGHUP reads settings again.
 
-Unhandled, either would kill Bytewax 0.21 without a call of `close`, and with it what was accepted.
+Unhandled, either of the two would kill Bytewax 0.21 without a call of `close`, and with it what was
+accepted; the first ends the sources instead.
+
+What a signal asks for is done in a thread of its own: whom the signal interrupts may hold the lock
+of what is to be called, as a source does that waits for an event, and would wait for itself for
+ever.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import threading
 from _thread import start_new_thread
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 
 def stop_on_signals(stopping: threading.Event) -> Callable[[], None]:
@@ -31,12 +37,38 @@ def stop_on_signals(stopping: threading.Event) -> Callable[[], None]:
         del number, frame
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
-        # In a thread: whom the signal interrupts may hold the lock of the event, as a source does
-        # that waits, and would wait for itself for ever.
         start_new_thread(stopping.set, ())
 
-    before = {each: signal.signal(each, stop) for each in numbers}
+    return _restorer({each: signal.signal(each, stop) for each in numbers})
 
+
+def reload_on_hangup(reload: Callable[[], None]) -> Callable[[], None]:
+    """Call something on each SIGHUP, one call after the other.
+
+    Handlers can be installed by the main thread only; in any other nothing happens.
+
+    Args:
+        reload: What reads the settings again; is called in another thread.
+
+    Returns:
+        A function that puts back the handler there was before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    one_at_a_time = threading.Lock()
+
+    def in_turn() -> None:
+        with one_at_a_time:
+            reload()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        start_new_thread(in_turn, ())
+
+    return _restorer({signal.SIGHUP: signal.signal(signal.SIGHUP, hear)})
+
+
+def _restorer(before: dict[signal.Signals, Any]) -> Callable[[], None]:
     def restore() -> None:
         for each, handler in before.items():
             # `None` is a handler that was not installed from Python: it cannot be put back.

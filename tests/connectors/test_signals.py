@@ -49,6 +49,25 @@ print(stopping.wait(60), flush=True)
 """
 
 
+HANGUP = """
+import signal, threading
+from connectors.signals import reload_on_hangup
+lock, calls = threading.Lock(), []
+def reload():
+    with lock:
+        calls.append(threading.active_count())
+        done.release()
+done = threading.Semaphore(0)
+restore = reload_on_hangup(reload)
+with lock:  # as in the middle of what a reload is to change
+    signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)
+print(done.acquire(timeout=60) and done.acquire(timeout=60), len(calls), flush=True)
+restore()
+print(signal.getsignal(signal.SIGHUP) is signal.SIG_DFL, flush=True)
+"""
+
+
 def started(code: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *arguments]
     pipe = subprocess.PIPE
@@ -66,6 +85,16 @@ def test_a_signal_in_the_middle_of_a_wait() -> None:
         try:
             assert process.wait(60) == 0
             assert line(process) == "True"
+        finally:
+            process.kill()
+
+
+def test_each_hangup_is_a_call() -> None:
+    """Whatever it interrupts, one call follows the other, and the old handler comes back."""
+    with started(HANGUP) as process:
+        try:
+            assert process.wait(60) == 0
+            assert [line(process), line(process)] == ["True 2", "True"]
         finally:
             process.kill()
 
