@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from flows.summary import Summary
 
 
-def carry_out(settings: Settings, on_record: OnRecord | None = None) -> Summary:
+def carry_out(
+    settings: Settings,
+    on_record: OnRecord | None = None,
+    reread: Callable[[], Settings] | None = None,
+) -> Summary:
     """Replay with a progress bar on a terminal; say so when kernels are compiled."""
     from connectors.clock import monotonic_ns
     from connectors.stderr import engine_held_back
@@ -28,7 +32,7 @@ def carry_out(settings: Settings, on_record: OnRecord | None = None) -> Summary:
         with announcing_compilation() as compiled:
             from flows.replay import replay as carry
         with _progress_bar() as progress:
-            return carry(settings, say, progress, begun_ns if compiled else None, on_record)
+            return carry(settings, say, progress, begun_ns if compiled else None, on_record, reread)
 
 
 @contextmanager

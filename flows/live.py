@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core.errors import UsageError
 from flows.carry import carry_out, flag, rate_layer, show
+from flows.console import say
 
 if TYPE_CHECKING:
     from core.config import Layer
@@ -48,10 +51,15 @@ def ingest(
         str | None, typer.Option(metavar="FILE.pcap", help="Write what is received there, too.")
     ] = None,
     config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
+    pidfile: Annotated[
+        str | None, typer.Option(help="File for the number of this process, while it runs.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Receive, judge and deliver until SIGINT or SIGTERM; then drain, and account for it all."""
+    from connectors.pidfile import hold_pidfile
     from connectors.settings import load
+    from connectors.signals import reload_on_hangup
 
     flags: list[Layer] = [("run", {"run": {"paths": ()}})]
     if udp or iface:  # one given as a flag stands for both
@@ -69,6 +77,14 @@ def ingest(
     settings = load(config, flags).settings
     if not settings.udp.addresses and not settings.packet.interfaces:
         raise UsageError("nothing to receive on: give --udp HOST:PORT or --iface IF")
-    summary = carry_out(settings)
+    with ExitStack() as undo:
+        undo.callback(reload_on_hangup(_not_now))  # by default it would end us
+        if pidfile is not None:
+            undo.callback(hold_pidfile(Path(pidfile)))
+        summary = carry_out(settings, reread=lambda: load(config, flags).settings)
     show(summary, settings.run, as_json=as_json)
     raise typer.Exit(1 if summary.lost or summary.failed else 0)
+
+
+def _not_now() -> None:
+    say("not reloaded: the run is starting or ending; ask again when it receives")

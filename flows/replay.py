@@ -32,6 +32,7 @@ from core.reasons import Reason
 from flows.ingest import build
 from flows.keeper import PICKLE_ERRORS
 from flows.run import Run
+from flows.service import in_service
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
@@ -56,6 +57,7 @@ def replay(
     progress: Progress | None = None,
     begun_ns: int | None = None,
     on_record: OnRecord | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> Summary:
     """Replay captures as the settings say, until they end or a signal does.
 
@@ -66,6 +68,7 @@ def replay(
         begun_ns: When the run began on the monotonic clock, if that was before this call, because
             kernels had to be compiled for it.
         on_record: Shown each message that is read back from the embedded broker.
+        reread: Reads the settings again when SIGHUP asks for it; of a live run only.
 
     Returns:
         What was done.
@@ -88,7 +91,10 @@ def replay(
         undo.callback(publish(run.ledger).withdraw)
         undo.callback(stop_on_signals(run.stopping))
         undo.callback(run.close)
-        flow = build(run)
+        controls = None
+        if reread is not None:
+            controls = undo.enter_context(in_service(run, reread))
+        flow = build(run, controls)
         begun_ns = monotonic_ns() if begun_ns is None else begun_ns
         with _reporting(run, progress):
             _execute(flow, settings.run.epoch_s, recovery)

@@ -158,7 +158,9 @@ class Run:
     def digest(self) -> str:
         """Identify the settings that shape results, so that a resume under others is refused."""
         s = self.settings
-        shaping: list[Any] = [s.frame, s.dam, s.features, s.anomaly, s.flows, s.run.shards]
+        # The rate of a live run may be another one after each reload.
+        dam = msgspec.structs.replace(s.dam, rate_hz=1, burst=1) if self.is_live else s.dam
+        shaping: list[Any] = [s.frame, dam, s.features, s.anomaly, s.flows, s.run.shards]
         shaping += [s.capture.by, self.port, s.capture.filter, s.capture.packet_bytes_max]
         shaping += [self.is_live, s.udp.bytes_max, bool(s.packet.interfaces), s.packet.snaplen]
         # Half of the records in one place and half in another would be no whole anywhere.
