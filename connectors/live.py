@@ -146,6 +146,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
         waiting: Until when the steps have nothing to do.
         parts: How many parts share the load.
         recording: Where everything handed on is written as well, if anywhere.
+        on_look: Called by each part with its name whenever it looks for packets.
     """
 
     ledger: Ledger
@@ -157,6 +158,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
     waiting: Waiting = field(default_factory=Waiting)
     parts: int = 1
     recording: Recording | None = None
+    on_look: Callable[[str], None] = lambda _: None
 
     @property
     @abstractmethod
@@ -213,7 +215,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
 
     def __init__(self, source: LiveSource, part: str, resume: LiveState) -> None:
         """Begin to receive; counts go on where those of a snapshot were."""
-        self._source, self._page = source, f"source/{part}"
+        self._source, self._part, self._page = source, part, f"source/{part}"
         self._before = dict(resume.counts)
         self._clock = resume.clock
         self._packets = self._bytes = self._failed = 0
@@ -230,6 +232,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
 
     def next_batch(self) -> list[Intake]:
         """Return what came, the time if it matters to somebody, or end the source."""
+        self._source.on_look(self._part)
         stopping = self._source.stopping.is_set()
         if not stopping and self._source.pressure.holds(WAIT_S):
             return []
@@ -238,6 +241,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
         self._fresh = batch is not None
         if batch is None:
             if self._ring.ended:
+                self._source.on_look(self._part)  # who has not heard that the run stops, does
                 self._report(now_ns)
                 raise StopIteration
             if now_ns - self._reported_ns >= HEARTBEAT_NS:

@@ -3,8 +3,8 @@
 Laws:
 
 1. Without `NOTIFY_SOCKET` nothing is sent; a supervisor that cannot be reached ends no run.
-2. `WATCHDOG=1` means that every worker has looked for input since the last one: it is sent by the
-   workers themselves while they do, and by nobody else.
+2. `WATCHDOG=1` means that every part of the source has looked for packets since the last one: it is
+   sent by the workers themselves while they do, and by nobody else.
 
 Sources: sd_notify(3), sd_watchdog_enabled(3), systemd.service(5) (`Type=notify-reload`).
 """
@@ -47,7 +47,7 @@ class Supervisor:
             self._socket.setblocking(False)
         self._ping_ns = _ping_ns(env) if self._socket else 0
         self._due_ns = 0
-        self._seen: set[int] = set()
+        self._seen: set[str] = set()
         self._lock = threading.Lock()
         self._is_ready = self._is_stopping = False
 
@@ -71,19 +71,19 @@ class Supervisor:
             self._is_stopping = True
             self._tell("STOPPING=1")
 
-    def alive(self, worker: int, workers: int) -> None:
-        """Take note that a worker looks for input; called whenever it does.
+    def alive(self, part: str, parts: int) -> None:
+        """Take note that a part of the source looks for packets; called whenever it does.
 
         Args:
-            worker: Its number, 0 … `workers` − 1.
-            workers: Workers of this process.
+            part: Its name.
+            parts: How many there are.
         """
         if not self._ping_ns:
             return
         with self._lock:
-            self._seen.add(worker)
+            self._seen.add(part)
             now_ns = self._now_ns()
-            if now_ns < self._due_ns or len(self._seen) < workers:
+            if now_ns < self._due_ns or len(self._seen) < parts:
                 return
             self._due_ns = now_ns + self._ping_ns
             self._seen.clear()

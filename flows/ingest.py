@@ -60,10 +60,12 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     rejects = op.filter_map_value("dead_letters", arrivals, lambda a: a.rejects)
 
     judged: KeyedStream[Arrivals | Retune] = arrivals
+    if isinstance(source, LiveSource):
+        judged = op.flat_map("told", arrivals, steps.with_commands(run))
     if controls is not None:
         commands = op.input("controls", flow, controls)
         to_each = steps.to_every_shard(run)
-        judged = op.merge("commands", arrivals, op.flat_map("shards", commands, to_each))
+        judged = op.merge("commands", judged, op.flat_map("shards", commands, to_each))
     passages = op.stateful_batch("dam", judged, partial(DamStep, run))
     rows = op.stateful_batch("features", passages, partial(steps.FeatureStep, run))
     scored = op.stateful_batch("score", rows, partial(steps.ScoreStep, run))

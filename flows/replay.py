@@ -91,10 +91,9 @@ def replay(
         undo.callback(publish(run.ledger).withdraw)
         undo.callback(stop_on_signals(run.stopping))
         undo.callback(run.close)
-        controls = None
         if reread is not None:
-            controls = undo.enter_context(in_service(run, reread))
-        flow = build(run, controls)
+            undo.enter_context(in_service(run, reread))
+        flow = build(run)
         begun_ns = monotonic_ns() if begun_ns is None else begun_ns
         with _reporting(run, progress):
             _execute(flow, settings.run.epoch_s, recovery)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from connectors.live import LiveSource
     from connectors.read_back import OnRecord
     from connectors.recording import Recording
+    from core.controls import Retune
     from core.sections import Settings
 
 
@@ -59,6 +61,8 @@ class Run:
         seed: Secret of hash tables; results do not depend on it.
         judge: What makes the model of a shard; as `models.judge.Judge`.
         budget: What the steps may write in one epoch.
+        commands: What the dam of each shard is to be told; the last one counts.
+        on_look: Told the name of a part of a live source whenever it looks for packets.
         on_record: Shown each message that is read back from the embedded broker.
     """
 
@@ -72,6 +76,8 @@ class Run:
     waiting: Waiting = field(default_factory=Waiting)
     seed: int = field(default_factory=lambda: randbits(64))
     judge: type[Judge] = Judge
+    commands: deque[Retune] = field(default_factory=lambda: deque(maxlen=1))
+    on_look: Callable[[str], None] = lambda _: None
     on_record: OnRecord | None = None
     budget: EpochBudget = field(init=False)
     _delivery: KafkaSink | None = field(init=False, default=None)
@@ -211,6 +217,7 @@ class Run:
             "pressure": self.pressure,
             "waiting": self.waiting,
             "recording": self.recording,
+            "on_look": self.on_look,
         }
         # A replay needs no kernels of sockets.
         source: LiveSource

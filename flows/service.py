@@ -2,7 +2,7 @@
 
 Laws:
 
-1. It is ready when every part of the source receives; the sink answered before that.
+1. It is ready when every part of the source has looked for packets; the sink answered before that.
 2. Nobody but the workers says that it is alive (`connectors.supervisor`).
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from connectors.commands import CommandSource
 from connectors.signals import reload_on_hangup
 from connectors.supervisor import Supervisor
 from core.controls import Retune
@@ -26,41 +25,41 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def in_service(run: Run, reread: Callable[[], Settings]) -> Iterator[CommandSource]:
+def in_service(run: Run, reread: Callable[[], Settings]) -> Iterator[None]:
     """Tell the supervisor of a run, and reload on SIGHUP, until it is over.
 
     Args:
-        run: A live run.
+        run: A live run whose graph is not built yet.
         reread: Reads the settings again, from the same places.
-
-    Yields:
-        Where the commands of the run come from.
     """
     supervisor = Supervisor()
-    # A part writes its page when it has begun to receive.
-    awaited = {f"source/{part}" for part in run.source().list_parts()}
+    parts = run.source().list_parts()
+    awaited = set(parts)
 
-    def look(worker: int, workers: int) -> None:
-        if awaited:
-            awaited.difference_update({page for page in awaited if run.ledger.page(page)})
-            if awaited:
-                return
+    def look(part: str) -> None:
+        if run.stopping.is_set():
+            supervisor.stopping()
+            return
+        awaited.discard(part)
+        if not awaited:
             supervisor.ready()
-        supervisor.alive(worker, workers)
+            supervisor.alive(part, len(parts))
 
     def checked() -> Settings:
         settings = reread()
         Run(settings, lambda _: None)  # which refuses what cannot be run
         return settings
 
-    controls = CommandSource(run.stopping, look, supervisor.stopping)
+    run.on_look = look
     # The rate of a dam that a snapshot brings back is that of the run before.
     dam = run.settings.dam
     if run.recovers and run.settings.dam_is_on:
-        controls.give(Retune(rate_hz=dam.rate_hz, burst=dam.burst))
-    restore = reload_on_hangup(Reload(run.settings, checked, controls.give, supervisor, run.notify))
+        run.commands.append(Retune(rate_hz=dam.rate_hz, burst=dam.burst))
+    restore = reload_on_hangup(
+        Reload(run.settings, checked, run.commands.append, supervisor, run.notify)
+    )
     try:
-        yield controls
+        yield
     finally:
         restore()
         supervisor.close()

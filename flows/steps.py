@@ -19,6 +19,7 @@ import itertools
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from core.headers import decode_headers
 from core.netflow import FlowTable
 from core.row_log import RowLog
 from core.shards import shard_of
-from flows.items import Decoded, Passage, Scored
+from flows.items import Arrivals, Decoded, Passage, Scored
 from flows.keeper import Journal, Keeper
 from models.features import RowBatch, WindowFeatures
 
@@ -62,6 +63,25 @@ def to_every_shard(run: Run) -> Callable[[Retune], Iterable[tuple[str, Retune]]]
     """Return the step that sends a command to each shard."""
     names = [shard_name(shard) for shard in range(run.settings.run.shards)]
     return lambda command: [(name, command) for name in names]
+
+
+def with_commands(
+    run: Run,
+) -> Callable[[tuple[str, Arrivals]], Iterable[tuple[str, Arrivals | Retune]]]:
+    """Return the step that puts what a run is told before what arrives, for each shard.
+
+    It waits for the next arrival, a tick at the latest. A source of its own would double what an
+    idle run costs.
+    """
+    to_each = to_every_shard(run)
+
+    def step(arrived: tuple[str, Arrivals]) -> list[tuple[str, Arrivals | Retune]]:
+        commands: list[tuple[str, Arrivals | Retune]] = []
+        with suppress(IndexError):  # none, as ever
+            commands.extend(to_each(run.commands.popleft()))
+        return [*commands, arrived]
+
+    return step
 
 
 class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):

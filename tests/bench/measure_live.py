@@ -72,7 +72,7 @@ def main() -> None:
         else:
             print(line, file=sys.stderr)
 
-    summary = replay(settings, notify)
+    summary = replay(settings, notify, reread=lambda: settings)
     (cpu, wall), (cpu_end, wall_end) = marks[:2]
     cost = {"cpu_s": (cpu_end - cpu) * 1e-9, "wall_s": (wall_end - wall) * 1e-9}
     print(json.dumps({"summary": msgspec.to_builtins(summary), **cost, **percentiles(seen)}))

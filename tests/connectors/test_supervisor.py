@@ -62,26 +62,26 @@ def test_the_life_of_a_run(listener: Listener) -> None:
     assert listener.heard() == []
 
 
-def test_a_ping_means_that_every_worker_looked(listener: Listener) -> None:
-    """One worker that hangs ends the pings; the others do not speak for it."""
+def test_a_ping_means_that_every_part_looked(listener: Listener) -> None:
+    """One that hangs ends the pings; the others do not speak for it."""
     now_ns = 10**12
     told = Supervisor(
         {"NOTIFY_SOCKET": listener.address, "WATCHDOG_USEC": "4000000"}, lambda: now_ns
     )
     for _ in range(3):
-        told.alive(0, 2)
+        told.alive("a", 2)
     assert listener.heard() == []
-    told.alive(1, 2)
+    told.alive("b", 2)
     assert listener.heard() == ["WATCHDOG=1"]
     step_ns = 4_000_000_000 // PINGS
-    for worker in (0, 1, 0, 1):
-        told.alive(worker, 2)
+    for part in "abab":
+        told.alive(part, 2)
     assert listener.heard() == []
     now_ns += step_ns
-    told.alive(0, 2)
+    told.alive("a", 2)
     assert listener.heard() == ["WATCHDOG=1"]
     now_ns += 10 * step_ns
-    told.alive(0, 2)
+    told.alive("a", 2)
     assert listener.heard() == []
     told.close()
 
@@ -91,7 +91,7 @@ def test_a_ping_means_that_every_worker_looked(listener: Listener) -> None:
 def test_no_pings_that_nobody_waits_for(listener: Listener, env: dict[str, str]) -> None:
     """Without a watchdog, or with one for another process, there are none."""
     told = Supervisor({"NOTIFY_SOCKET": listener.address} | env)
-    told.alive(0, 1)
+    told.alive("a", 1)
     assert listener.heard() == []
     told.close()
 
@@ -101,7 +101,7 @@ def test_a_supervisor_that_is_not_there(address: str) -> None:
     """Nothing is sent, and nothing fails."""
     told = Supervisor({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"})
     told.ready()
-    told.alive(0, 1)
+    told.alive("a", 1)
     told.stopping()
     told.close()
 

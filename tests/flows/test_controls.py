@@ -26,6 +26,7 @@ from flows.ingest import build
 from flows.items import Arrivals, Passage
 from flows.run import Run
 from flows.simulate import START_NS
+from flows.steps import with_commands
 from flows.summary import Summary, summarise
 from tests.flows.runs import records, settings
 
@@ -138,6 +139,18 @@ def test_impossible_rates_are_refused(change: dict[str, int]) -> None:
     """A command that no dam can obey cannot be made."""
     with pytest.raises(ValueError, match=f"{next(iter(change))}: want"):
         Retune(**({"rate_hz": 1, "burst": 1} | change))
+
+
+def test_what_a_run_is_told_reaches_each_shard_once() -> None:
+    """It comes before what arrives next; of two the last one counts."""
+    run = a_run([], run={"shards": 2})
+    step, arrived = with_commands(run), ("0001", arrivals([START_NS]))
+    assert list(step(arrived)) == [arrived]
+    for rate in (1, 2):
+        run.commands.append(Retune(rate_hz=rate, burst=5))
+    told = Retune(rate_hz=2, burst=5)
+    assert list(step(arrived)) == [("0000", told), ("0001", told), arrived]
+    assert list(step(arrived)) == [arrived]
 
 
 def steered(given: Settings, commands: list[Retune]) -> tuple[Summary, int]:
