@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import config
-from core.config import decode, from_environment, render_toml
+from core.config import LISTS, decode, from_environment, render_toml
 from core.errors import SettingError
 from core.sections import DamSettings, Settings
 from core.topics import TOPICS
@@ -31,12 +31,14 @@ OWN_TEXT = {
 PLACE = st.sampled_from(["env", "file"]).flatmap(lambda w: st.fixed_dictionaries({w: st.just("X")}))
 OWN_TABLES = {
     "kafka.topics": st.dictionaries(st.sampled_from(sorted(TOPICS)), st.just("other"), max_size=2),
+    # Of a secret only where it is kept is written as TOML.
     "kafka.options": st.dictionaries(
-        st.from_regex(r"client\.[a-z0-9_]{1,9}|ssl\.key", fullmatch=True),
+        st.from_regex(r"client\.[a-z0-9_]{1,9}", fullmatch=True),
         st.integers(-9, 9) | st.booleans() | TEXT | PLACE,
         max_size=3,
-    ),
-}
+    ) | st.fixed_dictionaries({"ssl.key": PLACE}),
+}  # fmt: skip
+WORDS = st.lists(st.from_regex(r"[!-~]{1,9}", fullmatch=True), max_size=3)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -92,7 +94,8 @@ def values(name: str) -> st.SearchStrategy[Any]:
     if get_origin(kind) is dict:
         return OWN_TABLES[name]
     # Not set is what TOML writes by leaving it out, so that it is not drawn here.
-    return st.booleans() if "bool" in str(kind) else st.lists(TEXT.filter(bool), max_size=3)
+    lists = WORDS if name in LISTS else st.lists(TEXT.filter(bool), max_size=3)
+    return st.booleans() if "bool" in str(kind) else lists
 
 
 def test_defaults_are_within_their_own_bounds() -> None:
