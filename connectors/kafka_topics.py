@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from core.sections import KafkaSettings
 
 KEYS = {
-    TELEMETRY: "device id",
+    TELEMETRY: "device id or sender",
     TELEMETRY_DLQ: "reason",
     FLOWS: "Community ID, else source",
     FLOWS_DLQ: "reason",

@@ -39,8 +39,6 @@ from core.topics import TOPICS
 from core.undeliverable import LETTER_BYTES_MAX, undeliverable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from connectors.account import Account, Booked
     from connectors.tally import Tally
     from core.outgoing import Outgoing, Which
@@ -254,7 +252,7 @@ def _said(error: KafkaError) -> str:
     return error.str().removeprefix(_PREFIX)
 
 
-def _text(arena: str, end: str, texts: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+def _text(arena: str, end: str, texts: Sequence[bytes]) -> dict[str, Any]:
     """Return two columns of a batch: texts one after another, and where each ends."""
     joined = np.frombuffer(bytearray(b"".join(texts)), np.uint8)
     return {arena: joined, end: np.cumsum([len(text) for text in texts], dtype=np.int64)}

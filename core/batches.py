@@ -280,6 +280,7 @@ class RecordBatch(Columns):
         at_ns: `(n,) int64`; time of the packet a record speaks of, ns since the epoch.
         source: `(n,) uint64`, ordinal: `(n,) int64`; that packet's file and number in it.
         seq: `(n,) uint32`; sequence number of a device frame, else 0.
+        has_seq: Whether telemetry has sequence numbers at all.
     """
 
     topic: str
@@ -291,6 +292,7 @@ class RecordBatch(Columns):
     source: NDArray[np.uint64]
     ordinal: NDArray[np.int64]
     seq: NDArray[np.uint32]
+    has_seq: bool = True
 
     COLUMNS = {  # noqa: RUF012  class constant; a ClassVar annotation would be a dataclass field
         "value_end": np.int64,

@@ -19,7 +19,7 @@ Laws:
 In device mode, frames are the payloads of UDP datagrams to one port. In host mode every packet
 whose headers decode is a frame, and its key is its source host.
 
-Not here: what the body means.
+Not here: what the body means; datagrams of other formats (`core.payloads`).
 
 Source: the wire format of the intake, `docs/topics.md`.
 """
@@ -32,9 +32,10 @@ import numpy as np
 
 from core.batches import FrameBatch, HeaderBatch, PacketBatch
 from core.body import utf8_valid, validate
-from core.kernels import A_i4, A_i8, A_u1, A_u4, A_u8, be16, be32, be_word, i8, kernel, none
+from core.kernels import A_i4, A_i8, A_u1, A_u4, A_u8, be16, be32, i8, kernel, none
 from core.protocols import PROTO_UDP
 from core.reasons import Reason
+from core.text_key import pack_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,15 +82,7 @@ def _frame(arena: Any, at: Any, size: Any, body_bytes_max: Any, key: Any) -> Any
         length += 1
     if not utf8_valid(arena, at + ID_AT, length):
         return _BAD_DEVICE_ID
-    first = min(length, 8)
-    rest = length - first
-    # A shift by 64 is undefined, hence the empty halves apart.
-    key[0] = np.uint64(0)
-    key[1] = np.uint64(0)
-    if first > 0:
-        key[0] = be_word(arena, at + ID_AT, first) << np.uint64(8 * (8 - first))
-    if rest > 0:
-        key[1] = be_word(arena, at + ID_AT + 8, rest) << np.uint64(8 * (8 - rest))
+    pack_id(arena, at + ID_AT, length, key)
     body_len = size - HEADER_LEN
     if body_len > body_bytes_max:
         return _BODY_TOO_LARGE
@@ -99,7 +92,7 @@ def _frame(arena: Any, at: Any, size: Any, body_bytes_max: Any, key: Any) -> Any
 
 
 @kernel(i8(i8, i8, i8, i8, i8, i8, i8))
-def _not_ours(
+def not_ours(
     proto: Any, fragment: Any, dport: Any, port: Any, payload_len: Any, claimed_len: Any, cut: Any
 ) -> Any:
     """Return why a sound packet carries no payload to judge, or 0."""
@@ -130,9 +123,7 @@ def _frames(
         if reason[i] != 0:
             continue
         cut = 1 if caplen[i] < wirelen[i] else 0
-        found = _not_ours(
-            proto[i], fragment[i], dport[i], port, payload_len[i], claimed_len[i], cut
-        )
+        found = not_ours(proto[i], fragment[i], dport[i], port, payload_len[i], claimed_len[i], cut)
         if found == 0:
             found = _frame(arena, payload[i], payload_len[i], body_bytes_max, key)
         reason[i] = found
@@ -167,7 +158,7 @@ def device_frames(
     )  # fmt: skip
     rows: NDArray[Any] | slice = np.flatnonzero(reason == 0)
     body_len = headers.payload_len[rows] - np.int32(HEADER_LEN)
-    batch = _batch(
+    batch = batch_of(
         packets, headers, rows,
         key=(key_hi[rows], key_lo[rows]),
         peer=(headers.src_hi[rows], headers.src_lo[rows]),
@@ -193,7 +184,7 @@ def host_frames(packets: PacketBatch, headers: HeaderBatch) -> tuple[NDArray[np.
     if headers.reason.any():
         rows = np.flatnonzero(headers.reason == 0)
     size = packets.wirelen[rows]
-    batch = _batch(
+    batch = batch_of(
         packets, headers, rows,
         key=(headers.src_hi[rows], headers.src_lo[rows]),
         peer=(headers.dst_hi[rows], headers.dst_lo[rows]),
@@ -205,7 +196,7 @@ def host_frames(packets: PacketBatch, headers: HeaderBatch) -> tuple[NDArray[np.
     return headers.reason, batch
 
 
-def _batch(
+def batch_of(
     packets: PacketBatch,
     headers: HeaderBatch,
     rows: NDArray[Any] | slice,
@@ -217,6 +208,7 @@ def _batch(
     body_len: NDArray[np.int32],
     seq: NDArray[np.uint32],
 ) -> FrameBatch:
+    """Return the frames of some packets, whose headers say all but what is given."""
     index = np.arange(packets.index, packets.index + len(packets))
     return FrameBatch(
         arena=packets.arena,

@@ -8,9 +8,12 @@ Source: RFC 4291 §2.5.5.2 (mapped addresses); RFC 5952 (IPv6 text).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
+
+from core.text_key import HASHED
 
 MAC_HI = np.uint64(1)
 """High word of a MAC: the prefix 0:0:0:1::/64, which RFC 4291 §2.4 leaves unassigned, so that a
@@ -20,14 +23,19 @@ IPV4_MAPPED = np.uint64(0xFFFF)
 """Upper half of the low word of an IPv4-mapped address, whose high word is 0."""
 
 
-def key_text(hi: int, lo: int, *, is_device: bool) -> str:
+def key_text(
+    hi: int, lo: int, *, is_device: bool, names: Mapping[tuple[int, int], bytes] | None = None
+) -> str:
     """Return a key as text.
 
     Args:
         hi: Upper 64 bits.
         lo: Lower 64 bits.
-        is_device: Whether it is a device id rather than an address.
+        is_device: Whether it is a device id, or another text, rather than an address.
+        names: Texts of keys that are hashes (`core.text_key`).
     """
+    if is_device and hi >> 56 == HASHED:
+        return (names or {})[hi, lo].decode()
     if is_device:
         return (hi << 64 | lo).to_bytes(16, "big").split(b"\0")[0].decode()
     if hi == int(MAC_HI):

@@ -127,7 +127,7 @@ def constant_headers(topic: str, source: int, content: bytes) -> Headers:
 
 def _headers(batch: RecordBatch, which: Which) -> list[Headers]:
     count = len(batch)
-    has_seq = batch.topic == TELEMETRY
+    has_seq = batch.topic == TELEMETRY and batch.has_seq
     if which == "seq" and not has_seq:
         return [{"content-type": JSON}] * count
     # To copy a dictionary is the cheapest way to make one, and one of bytes, unlike a list of

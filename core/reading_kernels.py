@@ -15,7 +15,8 @@ import numpy as np
 
 from core.body import utf8_valid, validate
 from core.frame import ID_LEN
-from core.kernels import A_i4, A_i8, A_u1, A_u4, A_u8, be_word, i8, kernel, none
+from core.kernels import A_i4, A_i8, A_u1, A_u4, A_u8, i8, kernel, none
+from core.text_key import pack_id
 
 OTHER = 255
 """Not laid out as we do."""
@@ -75,15 +76,7 @@ def _record(buf: Any, start: Any, end: Any, key: Any, row: Any) -> Any:
         size += 1
     if not utf8_valid(buf, at, size):
         return OTHER
-    first = min(size, 8)
-    rest = size - first
-    # A shift by 64 is undefined, hence the empty halves apart.
-    key[0] = np.uint64(0)
-    key[1] = np.uint64(0)
-    if first > 0:
-        key[0] = be_word(buf, at, first) << np.uint64(8 * (8 - first))
-    if rest > 0:
-        key[1] = be_word(buf, at + 8, rest) << np.uint64(8 * (8 - rest))
+    pack_id(buf, at, size, key)
     number = _match(buf, at + size, end, _SEQ)
     at = number
     while at >= 0 and at < end and _ZERO <= buf[at] <= _ZERO + 9:

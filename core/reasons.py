@@ -57,6 +57,16 @@ class Reason(IntEnum):
     """The body is not one strict JSON value."""
     RECORD = 37
     """Replay of a topic: the value is no record of that topic, or larger than any."""
+    KEY_MISSING = 38
+    """Format `json`: no object, or it has no member `capture.json_key`."""
+    KEY_INVALID = 39
+    """Format `json`: the key is neither a string nor a number, or has more than 255 bytes."""
+    SYSLOG_PRIORITY = 40
+    """Format `syslog`: it does not begin with a priority, `<0>` to `<191>`."""
+    SYSLOG_HEADER = 41
+    """Format `syslog`: it claims to be of RFC 5424, and its header is not."""
+    SYSLOG_DATA = 42
+    """Format `syslog`: the structured data is not that of RFC 5424."""
 
 
 REASONS = 64

@@ -22,6 +22,7 @@ from core.batches import FrameBatch, PacketBatch, RecordBatch
 from core.community import COMMUNITY_ID_BYTES
 from core.frame import ID_LEN
 from core.netflow_kernels import LAST_NS, ORDINAL, SOURCE
+from core.payload_out import BYTES_PER_BYTE, RECORD_BYTES_MAX, write_payloads
 from core.reasons import FIRST_MALFORMED, Reason
 from core.record_kernels import (
     FLOW_BYTES_MAX,
@@ -31,6 +32,7 @@ from core.record_kernels import (
     write_rejects,
     write_telemetry,
 )
+from core.text_key import KEY_BYTES_MAX as TEXT_BYTES_MAX
 from core.text_out import ADDRESS_BYTES_MAX
 from core.topics import FLOWS, TELEMETRY
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.netflow import FlowBatch
+    from core.payloads import Payloads
 
 KEY_BYTES_MAX = max(COMMUNITY_ID_BYTES, ADDRESS_BYTES_MAX)
 """Of flows and rejected packets; the longest reason has 16 letters."""
@@ -73,6 +76,40 @@ def telemetry(frames: FrameBatch) -> RecordBatch:
         source=frames.source,
         ordinal=frames.ordinal,
         seq=frames.seq,
+    )
+
+
+def payloads(frames: FrameBatch, how: Payloads) -> RecordBatch:
+    """Encode datagrams of another format: `{"id","data","ts"}`, keyed by their text key.
+
+    Args:
+        frames: Frames in the order of delivery.
+        how: How their payloads are read.
+
+    Returns:
+        One record for each frame.
+    """
+    count, length = len(frames), frames.body_len.astype(np.int64)
+    values = np.empty(int(BYTES_PER_BYTE * length.sum()) + RECORD_BYTES_MAX * count, np.uint8)
+    # A character more than fits may be begun.
+    room = np.minimum(length, TEXT_BYTES_MAX) + (ADDRESS_BYTES_MAX + 4)
+    keys = np.empty(int(room.sum()), np.uint8)
+    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    write_payloads(
+        how.reader, frames.arena, frames.body, frames.body_len, frames.peer_hi, frames.peer_lo,
+        frames.at_ns, values, value_end, keys, key_end,
+    )  # fmt: skip
+    return RecordBatch(
+        topic=TELEMETRY,
+        values=values[: int(value_end[-1]) if count else 0],
+        value_end=value_end,
+        keys=keys[: int(key_end[-1]) if count else 0],
+        key_end=key_end,
+        at_ns=frames.at_ns,
+        source=frames.source,
+        ordinal=frames.ordinal,
+        seq=frames.seq,
+        has_seq=False,
     )
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 _NO_NUL = r"^[^\x00]*\Z"
 _WORD = r"^[!-~]+\Z"
+_PATH = r"^[^.\x00]+(\.[^.\x00]+)*\Z"
 _SINK = r"^(null|embedded|files:[^\x00]+|kafka://[!-~]+)\Z"
 
 
@@ -44,6 +45,14 @@ class CaptureSettings(_Section, frozen=True, kw_only=True):
         _choice("Who is analysed: devices that send frames, or every host."),
     ] = "device"
     port: Annotated[int, _num("UDP port of device frames; 0 = all.", 0, 65_535)] = 9999
+    format: Annotated[
+        Literal["frame", "json", "syslog", "raw"],
+        _choice("What datagrams to that port are, by device: device frames, or something else."),
+    ] = "frame"
+    json_key: Annotated[
+        str,
+        _text("Member of JSON datagrams that is their key.", "names with points between", _PATH),
+    ] = "id"
     filter: Annotated[str, _text("Packets to keep; empty keeps all.", "a BPF expression")] = ""
     speed: Annotated[
         float, _num("Pace of a replay as a multiple of capture time; 0 = max.", 0.0, 1e6, "x")
@@ -125,9 +134,11 @@ class PacketSettings(_Section, frozen=True, kw_only=True):
 
 
 class FrameSettings(_Section, frozen=True, kw_only=True):
-    """What a device frame may be."""
+    """What a device frame may be, or a datagram of another format."""
 
-    body_bytes_max: Annotated[int, _num("Largest body of a frame.", 0, 65_485, "bytes")] = 65_485
+    body_bytes_max: Annotated[
+        int, _num("Largest body of a frame; of another format, payload.", 0, 65_527, "bytes")
+    ] = 65_527
 
 
 class DamSettings(_Section, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 TELEMETRY = "telemetry.readings.v1"
-"""One record for each device frame delivered."""
+"""One record for each device frame, or datagram of another format, delivered."""
 FLOWS = "network.flows.v1"
 """One record for each network flow, in host mode."""
 FINDINGS = "security.findings.v1"

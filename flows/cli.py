@@ -22,6 +22,7 @@ from flows.carry import carry_out, flag, rate_layer, show
 from flows.console import put, refused, say
 from flows.kafka_cli import dlq_app, topics_app
 from flows.live import run_app
+from flows.options import FormatOption, JsonKeyOption, payload_flags
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,6 +94,8 @@ def replay(
     ],
     by: Annotated[str | None, typer.Option(help="Who is analysed: device or host.")] = None,
     port: Annotated[int | None, typer.Option(help="UDP port of device frames.")] = None,
+    datagrams: FormatOption = None,
+    json_key: JsonKeyOption = None,
     rate: Annotated[str | None, typer.Option(help="Frames/s the dam passes, or off.")] = None,
     burst: Annotated[int | None, typer.Option(help="Frames the dam passes at once.")] = None,
     bpf: Annotated[
@@ -118,6 +121,7 @@ def replay(
     flags: list[Layer] = [("PATH", {"run": {"paths": tuple(paths)}})]
     flag(flags, "--by", "capture", "by", by)
     flag(flags, "--port", "capture", "port", port)
+    flags += payload_flags(datagrams, json_key)
     flag(flags, "--filter", "capture", "filter", bpf)
     flag(flags, "--burst", "dam", "burst", burst)
     flag(flags, "--sink", "run", "sink", sink)

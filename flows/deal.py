@@ -90,9 +90,11 @@ def _judged(
     run: Run, packets: PacketBatch, headers: HeaderBatch
 ) -> tuple[NDArray[np.uint8], FrameBatch]:
     """Return why each packet is no frame, 0 where it is one, and the frames."""
-    capture = run.settings.capture
+    capture, bytes_max = run.settings.capture, run.settings.frame.body_bytes_max
+    if run.payloads is not None:
+        return run.payloads.frames(packets, headers, run.port, bytes_max)
     if capture.by == "device":
-        return device_frames(packets, headers, run.port, run.settings.frame.body_bytes_max)
+        return device_frames(packets, headers, run.port, bytes_max)
     return host_frames(packets, headers)
 
 

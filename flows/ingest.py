@@ -73,7 +73,7 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
 
     records = [findings, rejects]
     if run.settings.capture.by == "device":
-        records.append(op.flat_map_value("telemetry", passages, steps.readings))
+        records.append(op.flat_map_value("telemetry", passages, steps.readings(run)))
     elif isinstance(source, CaptureSource | LiveSource) or FLOWS in source.kind.writes:
         records.append(op.stateful_batch("flows", passages, partial(steps.FlowStep, run)))
 

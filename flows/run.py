@@ -31,6 +31,7 @@ from connectors.waiting import Waiting
 from core.errors import UsageError
 from core.kafka_address import is_kafka, parse
 from core.link import LINK_ETHERNET
+from core.payloads import Payloads
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from flows.summary import Summary, summarise
 from models.judge import Judge
@@ -81,6 +82,7 @@ class Run:
     on_record: OnRecord | None = None
     budget: EpochBudget = field(init=False)
     _delivery: KafkaSink | None = field(init=False, default=None)
+    _reads_records: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -96,6 +98,11 @@ class Run:
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
         self.judge(settings.anomaly, is_device=settings.capture.by == "device")
+        if settings.capture.format != "frame" and settings.capture.by == "host":
+            raise UsageError(
+                f"capture.format: datagrams are {settings.capture.format} by device only; "
+                "leave it out by host"
+            )
         if is_kafka(settings.run.sink):
             parse(settings.run.sink, topic=False)
         if any(map(is_kafka, (settings.run.sink, *settings.run.paths))):
@@ -169,11 +176,22 @@ class Run:
         shaping: list[Any] = [s.frame, dam, s.features, s.anomaly, s.flows, s.run.shards]
         shaping += [s.capture.by, self.port, s.capture.filter, s.capture.packet_bytes_max]
         shaping += [self.is_live, s.udp.bytes_max, bool(s.packet.interfaces), s.packet.snaplen]
+        shaping += [s.capture.format, s.capture.json_key]
         # Half of the records in one place and half in another would be no whole anywhere.
         folder = s.run.sink_folder
         shaping += [s.files.format, os.path.realpath(folder) if folder is not None else None]
         shaping += [s.run.sink.partition(":")[0], s.kafka.format, s.kafka.headers, s.kafka.topics]
         return blake2b(msgspec.json.encode(shaping), digest_size=16).hexdigest()
+
+    @property
+    def payloads(self) -> Payloads | None:
+        """How datagrams are read; `None` when they are device frames, or none are."""
+        capture = self.settings.capture
+        if capture.format == "frame":
+            return None
+        if self._reads_records:
+            return Payloads.read_back()
+        return Payloads.of(capture.format, capture.json_key)
 
     def source(self) -> CaptureSource | TopicSource | LiveSource:
         """Return the source that the settings name."""
@@ -192,6 +210,7 @@ class Run:
                 pressure=self.pressure,
             )
             topic.check()
+            self._reads_records = not topic.kind.is_of_packets
             return topic
         return CaptureSource(
             paths=run.paths,

@@ -30,6 +30,7 @@ from connectors.metrics import STAGE_SECONDS
 from connectors.scores import ScoreBatch
 from core import findings, records
 from core.headers import decode_headers
+from core.names import Names
 from core.netflow import FlowTable
 from core.row_log import RowLog
 from core.shards import shard_of
@@ -193,8 +194,11 @@ class FeatureStep(Step[Passage, RowBatch]):
         s = self.run.settings.features
         self._windows = WindowFeatures(
             window_ns=s.window_ns, keys_max=s.keys_max, key_idle_s=s.key_idle_s,
-            seed=self.run.seed, track=self.run.scores is not None,
+            seed=self.run.seed, track=self.run.scores is not None, names=self._names(s.keys_max),
         )  # fmt: skip
+
+    def _names(self, keys_max: int) -> Names | None:
+        return None if self.run.payloads is None else Names(self.run.payloads, keys_max)
 
     def take(self, value: Passage) -> Iterable[RowBatch]:
         """Count arrivals, or let time pass."""
@@ -341,9 +345,15 @@ class FlowStep(Step[Passage, "RecordBatch"]):
         return {"flows": len(self._table)}
 
 
-def readings(passage: Passage) -> list[RecordBatch]:
-    """Encode released device frames as telemetry records."""
-    if passage.released is None or len(passage.released) == 0:
-        return []
-    with STAGE_SECONDS.labels("encode").time():
-        return [records.telemetry(passage.released)]
+def readings(run: Run) -> Callable[[Passage], list[RecordBatch]]:
+    """Return the step that encodes released frames as telemetry records."""
+    how = run.payloads
+
+    def step(passage: Passage) -> list[RecordBatch]:
+        frames = passage.released
+        if frames is None or len(frames) == 0:
+            return []
+        with STAGE_SECONDS.labels("encode").time():
+            return [records.telemetry(frames) if how is None else records.payloads(frames, how)]
+
+    return step

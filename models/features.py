@@ -22,7 +22,7 @@ et al. (1990), over 64 bits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,11 +55,12 @@ from models.window_kernels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from core.batches import FrameBatch
+    from core.names import Names
     from core.packing import Columns
 
 LATE_NS = 100_000_000
@@ -118,6 +119,7 @@ class RowBatch:
         packet_row: `(k,) int64`; the row of each, as an index into this batch.
         partial: Whether input ended inside the window, so that its rates are too low, or, where
             a key had just begun, too high.
+        names: The texts of those keys that are hashes (`core.text_key`).
     """
 
     features: NDArray[np.float64]
@@ -134,6 +136,7 @@ class RowBatch:
     packet_index: NDArray[np.int64]
     packet_row: NDArray[np.int64]
     partial: bool = False
+    names: Mapping[tuple[int, int], bytes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.count.size)
@@ -159,6 +162,7 @@ class RowBatch:
                 packet_index=self.packet_index[inside],
                 packet_row=self.packet_row[inside] - begin,
                 partial=self.partial,
+                names=self.names,
             )
             begin = end
 
@@ -167,8 +171,9 @@ class WindowFeatures:
     """The open windows of one shard."""
 
     def __init__(
-        self, *, window_ns: int, keys_max: int, key_idle_s: int, seed: int, track: bool
-    ) -> None:
+        self, *, window_ns: int, keys_max: int, key_idle_s: int, seed: int, track: bool,
+        names: Names | None = None,
+    ) -> None:  # fmt: skip
         """Start with no keys.
 
         Args:
@@ -177,7 +182,9 @@ class WindowFeatures:
             key_idle_s: Silence after which a key is forgotten, seconds of packet time.
             seed: Secret of the key table's hash; results do not depend on it.
             track: Whether to remember which packet fell into which row, for scores per packet.
+            names: Where texts of keys that are hashes are remembered, if any are.
         """
+        self._names = names
         self._window_ns, self._idle_ns = window_ns, key_idle_s * 1_000_000_000
         self._table = KeyTable.create(keys_max, 2, seed)
         self._slots = (
@@ -213,6 +220,8 @@ class WindowFeatures:
             self.late += int(np.count_nonzero(late))
             frames = frames.take(np.flatnonzero(~late))
         count = len(frames)
+        if self._names is not None:
+            self._names.learn(frames)
         first = int(self._scalars[CLOSED])
         out = self._room(int(self._scalars[OPEN]) + count, count + 1)
         row_of = np.empty(count, np.int64)
@@ -273,6 +282,10 @@ class WindowFeatures:
             return None
         features, counts, tags, group_end, window, population = out
         index, row = self._settled(first)
+        names: dict[tuple[int, int], bytes] = {}
+        if self._names is not None:
+            names = self._names.of(tags[:rows, KEY_HI], tags[:rows, KEY_LO])
+            self._names.forget(self._table.keys)
         return RowBatch(
             features=features[:rows],
             key_hi=tags[:rows, KEY_HI],
@@ -287,6 +300,7 @@ class WindowFeatures:
             population=population[:groups],
             packet_index=index,
             packet_row=row,
+            names=names,
         )
 
     def _settled(self, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -336,8 +350,9 @@ class WindowFeatures:
         }
 
     def whole_columns(self, slots: NDArray[np.int64]) -> Columns:
-        """Return the keys themselves."""
-        return {"key": self._table.keys[slots]}
+        """Return the keys themselves, and their texts."""
+        keys = self._table.keys[slots]
+        return {"key": keys} | ({} if self._names is None else {"name": self._names.column(keys)})
 
     def load(self, slots: NDArray[np.int64], columns: Columns) -> None:
         """Hold these keys, with rows open and closed since."""
@@ -349,6 +364,8 @@ class WindowFeatures:
         if slots.size == 0:
             return
         self._table.place(columns["key"], slots)
+        if self._names is not None:
+            self._names.load(columns["key"], columns["name"])
         window, row, history, last = self._slots
         window[:] = -1
         history[slots], last[slots] = columns["history"], columns["last_ns"]

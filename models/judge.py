@@ -182,7 +182,8 @@ class Judge:
             for j in order.tolist()
             if np.isfinite(distance[j])
         )
-        key = key_text(int(rows.key_hi[row]), int(rows.key_lo[row]), is_device=self._is_device)
+        words = int(rows.key_hi[row]), int(rows.key_lo[row])
+        key = key_text(*words, is_device=self._is_device, names=rows.names)
         first = evidence[0]
         return Finding(
             rule="anomalous_key",

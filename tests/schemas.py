@@ -17,7 +17,15 @@ def schema(topic: str) -> dict[str, Any]:
     return found
 
 
-def validator(topic: str) -> Draft202012Validator:
-    """Return a validator of a topic's values, whose schema is itself valid."""
-    Draft202012Validator.check_schema(schema(topic))
-    return Draft202012Validator(schema(topic))
+def validator(topic: str, part: str = "") -> Draft202012Validator:
+    """Return a validator of a topic's values, or of one kind of them; the schema is itself valid.
+
+    Args:
+        topic: Name of the topic.
+        part: One of the schema's definitions, or what is in one.
+    """
+    whole = schema(topic)
+    Draft202012Validator.check_schema(whole)
+    if part:
+        whole = {"$ref": f"#/$defs/{part}", "$defs": whole["$defs"]}
+    return Draft202012Validator(whole)

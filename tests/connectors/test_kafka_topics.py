@@ -166,7 +166,7 @@ def test_topics_are_described_as_they_are(kafka: Kafka, settings: KafkaSettings)
         "timestamps": "LogAppendTime",
         "message_bytes_max": 1_048_588,
         "records": 23,
-        "key": "device id",
+        "key": "device id or sender",
     }
     assert found[FINDINGS].partitions == 0
     assert found[FINDINGS].records is None

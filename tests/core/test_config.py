@@ -23,6 +23,7 @@ NUMBERS = ("integer", "number")
 NAMES = [setting.name for setting in config.describe()]
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 OWN_TEXT = {
+    "capture.json_key": st.sampled_from(["id", "a.b", "é . x"]),
     "run.sink": st.just("null") | TEXT.filter(bool).map("files:".__add__),
     "run.recovery": st.just(""),
     "anomaly.detector": st.sampled_from(["gaussian", "half_space"]),
@@ -110,7 +111,7 @@ def test_defaults_are_those_promised() -> None:
     assert (settings.capture.by, settings.capture.port) == ("device", 9999)
     assert (settings.dam.rate_hz, settings.dam.burst) == (10_000, 50_000)
     assert (settings.dam.queue_len_max, settings.dam.queue_bytes_max) == (10_000, 16 * 1024 * 1024)
-    assert (settings.capture.batch_len, settings.frame.body_bytes_max) == (8192, 65_485)
+    assert (settings.capture.batch_len, settings.frame.body_bytes_max) == (8192, 65_527)
     assert (settings.run.shards, settings.run.epoch_s, settings.run.sink) == (1, 1.0, "null")
 
 

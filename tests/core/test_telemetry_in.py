@@ -25,7 +25,7 @@ from tests.schemas import validator
 
 LIMIT = 65_485
 FRAMES = st.tuples(DEVICES, st.integers(0, 2**32 - 1), BODIES, st.integers(0, TIME_NS_MAX))
-KEEPS = validator(TELEMETRY)
+KEEPS = validator(TELEMETRY, "frame")
 
 Said = tuple[bytes, int, bytes, int]
 """Id, sequence number, body and time of a record."""
