@@ -28,7 +28,7 @@ from connectors import kafka_topics
 from connectors.dead_letters import checked
 from connectors.kafka_client import CURE, Trouble, built, connect, producer_properties, topic_name
 from connectors.kafka_reader import TopicReader
-from core.dead_letter import Malformed, letter, records, why_not
+from core.dead_letter import Malformed, has_seq, letter, records, why_not
 from core.errors import SinkError
 from core.outgoing import json_messages
 from core.topics import TOPICS
@@ -119,8 +119,8 @@ def replay(
             elif why := why_not(each, topic):
                 kept[why] += 1
             else:
-                ready[each.topic].append(each)
-        for meant_for, letters in ready.items():
+                ready[each.topic, has_seq(each)].append(each)
+        for (meant_for, _), letters in ready.items():
             could[meant_for] += len(letters)
             if back is not None:
                 back.put(letters)

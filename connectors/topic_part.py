@@ -152,8 +152,11 @@ class TopicPart(StatefulSourcePartition["Readings", TopicPosition]):
 
     def _keep(self, messages: Messages) -> None:
         """Decode messages, and give each partition its records."""
-        frame = self._source.settings.frame
-        rows = self._source.kind.decode(unpacked(messages), frame.body_bytes_max)
+        settings = self._source.settings
+        rows = self._source.kind.decode(
+            unpacked(messages), settings.frame.body_bytes_max,
+            of_frames=settings.capture.format == "frame",
+        )  # fmt: skip
         partitions = np.unique(rows.partition).tolist()
         for p in partitions:
             mine = rows

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from core.topics import TELEMETRY, TOPICS
 from core.undeliverable import Undeliverable, opened
@@ -58,7 +58,8 @@ class Malformed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class _Numbered(msgspec.Struct):
     """A record of telemetry, as far as its headers tell of it."""
 
-    seq: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+    seq: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | UnsetType = UNSET
+    id: str | UnsetType = UNSET
 
 
 Letter = Malformed | Undeliverable
@@ -98,7 +99,8 @@ def records(letters: Sequence[Undeliverable]) -> RecordBatch:
     """Return the records of letters as they were to be delivered.
 
     Args:
-        letters: Of one topic, at least one, each of which can be put back (`why_not`).
+        letters: Of one topic, at least one, each of which can be put back (`why_not`); all with
+            sequence numbers, or all without (`has_seq`).
     """
     import numpy as np
 
@@ -113,7 +115,7 @@ def records(letters: Sequence[Undeliverable]) -> RecordBatch:
     values = [each.value for each in letters]
     keys = [each.key_bytes or b"" for each in letters]
     topic = letters[0].topic
-    seqs = [_seq(each) or 0 if topic == TELEMETRY else 0 for each in letters]
+    seqs = [(_seq(each) or 0) if has_seq(each) else 0 for each in letters]
     return RecordBatch(
         topic=topic,
         values=joined(values),
@@ -124,12 +126,19 @@ def records(letters: Sequence[Undeliverable]) -> RecordBatch:
         source=np.array([int(each.source, 16) for each in letters], np.uint64),
         ordinal=np.array([each.ordinal for each in letters], np.int64),
         seq=np.array(seqs, np.uint32),
+        has_seq=has_seq(letters[0]),
     )
 
 
-def _seq(refused: Undeliverable) -> int | None:
-    """Return the sequence number of a reading, or `None` when its value has none."""
+def has_seq(refused: Undeliverable) -> bool:
+    """Tell whether a record is a reading with a sequence number."""
+    return refused.topic == TELEMETRY and _seq(refused) is not UNSET
+
+
+def _seq(refused: Undeliverable) -> int | UnsetType | None:
+    """Return the sequence number of a reading, if it has one; `None` when it is no reading."""
     try:
-        return msgspec.json.decode(refused.value, type=_Numbered).seq
+        found = msgspec.json.decode(refused.value, type=_Numbered)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return None if found.seq is UNSET and found.id is UNSET else found.seq

@@ -3,7 +3,8 @@
 Law: a topic is read by the mode it was written in, by device or by host, because its records have
 the keys of that mode.
 
-Telemetry is device frames again, which are limited, scored and delivered as from a capture. A flow
+Telemetry is device frames again, or datagrams of another format, as `capture.format` says: they are
+limited, scored and delivered as from a capture. A flow
 is one arrival of its source: it is scored and told in findings, and no flows are written of it,
 since what they would sum up are flows. A dead letter is its packet, judged again. Findings are no
 input.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from core.flows_in import flows
 from core.letters_in import letters
+from core.payloads_in import payloads
 from core.telemetry_in import telemetry
 from core.topics import FINDINGS, FINDINGS_DLQ, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 
@@ -58,16 +60,19 @@ class Kind(NamedTuple):
         """
         return self.topic == FLOWS
 
-    def decode(self, values: Values, body_bytes_max: int) -> Readings:
+    def decode(self, values: Values, body_bytes_max: int, *, of_frames: bool = True) -> Readings:
         """Decode its records.
 
         Args:
             values: The records.
-            body_bytes_max: Largest body of a frame.
+            body_bytes_max: Largest body of a frame, or payload.
+            of_frames: Whether telemetry is of device frames, rather than of other datagrams.
         """
         if self.is_of_packets:
             return letters(values)
-        return flows(values) if self.topic == FLOWS else telemetry(values, body_bytes_max)
+        if self.topic == FLOWS:
+            return flows(values)
+        return (telemetry if of_frames else payloads)(values, body_bytes_max)
 
 
 KINDS = {
