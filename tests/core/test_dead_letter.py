@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dead_letter import Malformed, letter, records, why_not
+from core.dead_letter import Malformed, has_seq, letter, records, why_not
 from core.outgoing import json_messages
 from core.topics import FINDINGS, FINDINGS_DLQ, FLOWS, TELEMETRY, TELEMETRY_DLQ, TOPICS
 from core.undeliverable import Undeliverable, undeliverable
@@ -115,3 +115,15 @@ def test_a_record_is_put_back_as_it_was(topic: str, rows: list[Row]) -> None:
     again = json_messages(records(letters), "cloudevents")
     for field in ("topic", "values", "keys", "timestamps_ms", "headers"):
         assert getattr(again, field) == getattr(sent, field)
+
+
+def test_a_reading_without_a_number_is_put_back_without() -> None:
+    """What has an id and no `seq` is a datagram of another format, and no frame."""
+    value = b'{"id":"a","data_base64":"AA==","ts":1}'
+    one = refused(value=value, key=b"a")
+    assert why_not(one, TELEMETRY_DLQ) == ""
+    assert not has_seq(one)
+    [headers] = json_messages(records([one]), "cloudevents").headers
+    assert "seq" not in headers
+    assert has_seq(refused())
+    assert not has_seq(refused(topic=FINDINGS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from core.batches import RecordBatch
 from core.findings import encode
 from core.frame import device_frames
 from core.headers import decode_headers
-from core.outgoing import BY_KEY, Outgoing, json_messages
+from core.outgoing import BY_KEY, Outgoing, Which, json_messages
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from tests.core.test_body import DOCUMENTS, TOKENS
 from tests.core.test_body import oracle as is_strict_json
@@ -172,6 +173,16 @@ def test_headers_of_many_files_stay_with_their_rows() -> None:
     out = messages(records_of(TELEMETRY, rows))
     assert [int(h["ce_source"][-16:], 16) for h in out.headers] == sources
     assert [int.from_bytes(h["seq"], "big") for h in out.headers] == [s << 8 for s in sources]
+
+
+@pytest.mark.parametrize("which", ["cloudevents", "seq"])
+def test_what_has_no_sequence_number_has_no_header_of_it(which: Which) -> None:
+    """Readings of other formats have none, whatever headers are asked for."""
+    batch = records_of(TELEMETRY, [Row(b"k", b"1", seq=7)])
+    [having] = json_messages(batch, which).headers
+    [lacking] = json_messages(replace(batch, has_seq=False), which).headers
+    assert having == lacking | {"seq": b"\0\0\0\7"}
+    assert "seq" not in lacking
 
 
 def test_times_before_the_epoch_are_not_now() -> None:

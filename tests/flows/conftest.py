@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.simulate import SimulationSummary, simulate
 from tests.conftest import Kafka
+from tests.flows.datagrams import FORMATS, Sent, traffic, written
 from tests.flows.deliveries import Place
 
 
@@ -25,6 +26,20 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> SimulationSummary:
 def capture(mixed: SimulationSummary) -> Path:
     """Return where that capture lies."""
     return Path(mixed.path)
+
+
+@pytest.fixture(scope="session")
+def said() -> list[Sent]:
+    """Return the same traffic for all formats of datagrams."""
+    return traffic()
+
+
+@pytest.fixture(scope="session")
+def captures(said: list[Sent], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what names the capture of a format of datagrams."""
+    folder = tmp_path_factory.mktemp("formats")
+    found = {kind: written(kind, said, folder / f"{kind}.pcap") for kind in FORMATS}
+    return found.__getitem__
 
 
 @pytest.fixture
