@@ -8,7 +8,6 @@ Source: RFC 4291 §2.5.5.2 (mapped addresses); RFC 5952 (IPv6 text).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
@@ -23,19 +22,17 @@ IPV4_MAPPED = np.uint64(0xFFFF)
 """Upper half of the low word of an IPv4-mapped address, whose high word is 0."""
 
 
-def key_text(
-    hi: int, lo: int, *, is_device: bool, names: Mapping[tuple[int, int], bytes] | None = None
-) -> str:
+def key_text(hi: int, lo: int, *, is_device: bool, name: bytes = b"") -> str:
     """Return a key as text.
 
     Args:
         hi: Upper 64 bits.
         lo: Lower 64 bits.
         is_device: Whether it is a device id, or another text, rather than an address.
-        names: Texts of keys that are hashes (`core.text_key`).
+        name: Its text where it is the hash of one (`core.text_key`).
     """
     if is_device and hi >> 56 == HASHED:
-        return (names or {})[hi, lo].decode()
+        return name.decode()
     if is_device:
         return (hi << 64 | lo).to_bytes(16, "big").split(b"\0")[0].decode()
     if hi == int(MAC_HI):

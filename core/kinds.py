@@ -65,7 +65,7 @@ class Kind(NamedTuple):
 
         Args:
             values: The records.
-            body_bytes_max: Largest body of a frame, or payload.
+            body_bytes_max: Largest body of a frame.
             of_frames: Whether telemetry is of device frames, rather than of other datagrams.
         """
         if self.is_of_packets:

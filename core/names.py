@@ -2,19 +2,24 @@
 
 Laws:
 
-1. Every hashed key among the arrivals seen is known from then on, as long as the table of keys
-   beside it remembers it; of others, some.
-2. It holds at most two texts for each key that the table can hold, and those of one batch.
+1. Of all hashed keys of arrivals, those that came last are known: as many as the table of keys
+   beside it holds, and `ARRIVALS_MAX` more. So whoever counts a batch into such a table can name
+   every key that was in it before or is afterwards, and those that came and went between.
+2. The text of a key is that of the arrival that made it known.
 
 Source: `core.text_key`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core import syslog
+from core.kernels import A2_u1, A2_u8, A_i4, A_i8, A_u1, A_u8, kernel, none
+from core.keytable import TABLE, KeyTable, find, find_or_insert, find_or_insert_pair
+from core.payloads import READER, ROOM, write_key
 from core.text_key import HASHED, KEY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -23,10 +28,58 @@ if TYPE_CHECKING:
     from core.batches import FrameBatch
     from core.payloads import Payloads
 
-_HASHED_BITS = np.uint64(56)
+ARRIVALS_MAX = 65_536
+"""Most arrivals in one batch: that of `capture.batch_len`."""
+WIDTH = 1 + KEY_BYTES_MAX
+"""Of a text with its length before it."""
 
-Key = tuple[int, int]
-"""The two words of a key."""
+_FIRST, _HASHED = np.uint64(56), np.uint64(HASHED)
+
+
+@kernel(
+    none(READER, TABLE, A_u1, A_u8, A_u8, A_i8, A_i4, A_u8, A_u8, A2_u1), allocates=True
+)  # fmt: skip
+def _learn(
+    reader: Any, table: Any, arena: Any, key_hi: Any, key_lo: Any, body: Any, body_len: Any,
+    peer_hi: Any, peer_lo: Any, texts: Any,
+) -> None:  # fmt: skip
+    """Write the texts of hashed keys that are not known."""
+    text = np.zeros(ROOM, np.uint8)
+    scratch = np.zeros(reader[1].size + 3, np.uint8)
+    fields = np.zeros(syslog.FIELDS, np.int64)
+    for i in range(key_hi.size):
+        if key_hi[i] >> _FIRST != _HASHED:
+            continue
+        slot, _, fresh = find_or_insert_pair(table, key_hi[i], key_lo[i])
+        if not fresh:
+            continue
+        size = write_key(
+            reader, arena, body[i], np.int64(body_len[i]), peer_hi[i], peer_lo[i], fields, scratch,
+            text, 0,
+        )  # fmt: skip
+        texts[slot, 0] = size
+        for j in range(size):
+            texts[slot, 1 + j] = text[j]
+
+
+@kernel(none(TABLE, A2_u8, A2_u1, A2_u1))
+def _look(table: Any, keys: Any, texts: Any, out: Any) -> None:
+    """Write the texts of keys, none where a key is no hash."""
+    for i in range(keys.shape[0]):
+        slot = find(table, keys[i]) if keys[i, 0] >> _FIRST == _HASHED else -1
+        if slot >= 0:
+            for j in range(1 + int(texts[slot, 0])):
+                out[i, j] = texts[slot, j]
+
+
+@kernel(none(TABLE, A2_u8, A2_u1, A2_u1))
+def _put(table: Any, keys: Any, column: Any, texts: Any) -> None:
+    """Write down texts as `_look` wrote them."""
+    for i in range(keys.shape[0]):
+        if keys[i, 0] >> _FIRST == _HASHED:
+            slot, _, _ = find_or_insert(table, keys[i])
+            for j in range(column.shape[1]):
+                texts[slot, j] = column[i, j]
 
 
 class Names:
@@ -35,74 +88,45 @@ class Names:
     Args:
         how: How the payloads of arrivals are read.
         keys_max: Keys that the table beside it holds at most.
+        seed: Secret of the hash; results do not depend on it.
     """
 
-    def __init__(self, how: Payloads, keys_max: int) -> None:
-        self._how, self._keys_max = how, keys_max
-        self._texts: dict[Key, bytes] = {}
+    def __init__(self, how: Payloads, keys_max: int, seed: int) -> None:
+        self._how = how
+        self._table = KeyTable.create(keys_max + ARRIVALS_MAX, 2, seed)
+        # Memory that is not touched is not taken.
+        self._texts = np.zeros((keys_max + ARRIVALS_MAX, WIDTH), np.uint8)
 
     def learn(self, frames: FrameBatch) -> None:
-        """Remember the texts of arrivals whose keys are hashes."""
-        rows = _hashed(frames.key_hi)
-        if rows.size == 0:
-            return
-        keys = _pairs(frames.key_hi[rows], frames.key_lo[rows])
-        fresh = {key: i for i, key in enumerate(keys) if key not in self._texts}
-        if fresh:
-            texts = self._how.texts(frames.take(rows[list(fresh.values())]))
-            self._texts.update(zip(fresh, texts, strict=True))
+        """Remember the texts of at most `ARRIVALS_MAX` arrivals, where their keys are hashes."""
+        _learn(
+            self._how.reader, self._table.arrays(), frames.arena, frames.key_hi, frames.key_lo,
+            frames.body, frames.body_len, frames.peer_hi, frames.peer_lo, self._texts,
+        )  # fmt: skip
 
-    def of(self, key_hi: NDArray[np.uint64], key_lo: NDArray[np.uint64]) -> dict[Key, bytes]:
-        """Return the texts of those keys that are hashes.
-
-        Args:
-            key_hi: `(n,) uint64`.
-            key_lo: `(n,) uint64`.
-        """
-        rows = _hashed(key_hi)
-        return {key: self._texts[key] for key in _pairs(key_hi[rows], key_lo[rows])}
-
-    def forget(self, keys: NDArray[np.uint64]) -> None:
-        """Forget, if there are many, all texts but those of keys.
-
-        Args:
-            keys: `(n, 2) uint64`; the keys that the table remembers, and whatever else.
-        """
-        if len(self._texts) > 2 * self._keys_max:
-            known = _pairs(keys[:, 0], keys[:, 1])
-            self._texts = {key: self._texts[key] for key in known if key in self._texts}
-
-    def column(self, keys: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """Return the texts of keys as a column to be written down.
+    def of(self, keys: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Return the texts of keys.
 
         Args:
             keys: `(n, 2) uint64`.
 
         Returns:
-            `(n, KEY_BYTES_MAX + 1) uint8`: the length of each, and its bytes, padded.
+            `(n, WIDTH) uint8`; the length of each and its bytes, 0 where a key is no hash.
         """
-        column = np.zeros((len(keys), KEY_BYTES_MAX + 1), np.uint8)
-        for i in _hashed(keys[:, 0]).tolist():
-            text = self._texts[int(keys[i, 0]), int(keys[i, 1])]
-            column[i, 0] = len(text)
-            column[i, 1 : 1 + len(text)] = np.frombuffer(text, np.uint8)
-        return column
+        out = np.zeros((len(keys), WIDTH), np.uint8)
+        _look(self._table.arrays(), np.ascontiguousarray(keys), self._texts, out)
+        return out
 
-    def load(self, keys: NDArray[np.uint64], column: NDArray[np.uint8]) -> None:
-        """Hold what `column` returned, and nothing else.
+    def load(self, keys: NDArray[np.uint64], texts: NDArray[np.uint8]) -> None:
+        """Remember what `of` returned.
 
         Args:
             keys: `(n, 2) uint64`.
-            column: Their texts.
+            texts: `(n, WIDTH) uint8`.
         """
-        rows = _hashed(keys[:, 0])
-        texts = [row[1 : 1 + row[0]].tobytes() for row in column[rows]]
-        self._texts = dict(zip(_pairs(keys[rows, 0], keys[rows, 1]), texts, strict=True))
+        _put(self._table.arrays(), keys, texts, self._texts)
 
 
-def _hashed(key_hi: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return np.flatnonzero(key_hi >> _HASHED_BITS == HASHED)
-
-
-def _pairs(key_hi: NDArray[np.uint64], key_lo: NDArray[np.uint64]) -> list[Key]:
-    return list(zip(key_hi.tolist(), key_lo.tolist(), strict=True))
+def text_of(row: NDArray[np.uint8]) -> bytes:
+    """Return the text in one row of what `Names.of` returns."""
+    return row[1 : 1 + int(row[0])].tobytes()

@@ -27,7 +27,7 @@ import numpy as np
 
 from core import syslog
 from core.body import validate
-from core.frame import batch_of, not_ours
+from core.frame import HEADER_LEN, batch_of, not_ours
 from core.json_path import INVALID, write_member
 from core.kernels import A_i4, A_i8, A_u1, A_u8, Tuple, i8, kernel, none, u8
 from core.reasons import Reason
@@ -104,7 +104,7 @@ class Payloads:
             packets: Packets as captured.
             headers: Their headers.
             port: UDP port that they are sent to.
-            bytes_max: Largest payload accepted.
+            bytes_max: Largest body of a device frame: payloads may be as long as a whole frame.
 
         Returns:
             The reason of each packet, `(n,) uint8`, and the frames among them.
@@ -115,7 +115,7 @@ class Payloads:
         _judge(
             self.reader, packets.arena, packets.caplen, packets.wirelen, headers.proto,
             headers.fragment, headers.dport, headers.payload, headers.payload_len,
-            headers.claimed_len, headers.src_hi, headers.src_lo, port, bytes_max,
+            headers.claimed_len, headers.src_hi, headers.src_lo, port, HEADER_LEN + bytes_max,
             reason, key_hi, key_lo,
         )  # fmt: skip
         rows = np.flatnonzero(reason == 0)
@@ -147,20 +147,6 @@ class Payloads:
         reason = np.zeros(body.size, np.uint8)
         _pack_keys(self.reader, arena, body, body_len, key_hi, key_lo, reason)
         return key_hi, key_lo, reason
-
-    def texts(self, frames: FrameBatch) -> list[bytes]:
-        """Return the key of each frame as text.
-
-        Args:
-            frames: Frames of this format.
-        """
-        keys, end = np.empty(ROOM * len(frames), np.uint8), np.empty(len(frames), np.int64)
-        _write_keys(
-            self.reader, frames.arena, frames.body, frames.body_len, frames.peer_hi,
-            frames.peer_lo, keys, end,
-        )  # fmt: skip
-        whole, ends = keys.tobytes(), end.tolist()
-        return [whole[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
 @kernel(i8(READER, A_u1, i8, i8, u8, u8, A_i8, A_u1, A_u1, i8))
@@ -253,20 +239,3 @@ def _pack_keys(
         if end >= 0:
             pack_text(text, 0, end, key)
             key_hi[i], key_lo[i] = key[0], key[1]
-
-
-@kernel(none(READER, A_u1, A_i8, A_i4, A_u8, A_u8, A_u1, A_i8), allocates=True)
-def _write_keys(
-    reader: Any, arena: Any, body: Any, body_len: Any, peer_hi: Any, peer_lo: Any, keys: Any,
-    key_end: Any,
-) -> None:  # fmt: skip
-    """Write the key of each frame."""
-    scratch = np.zeros(reader[1].size + 3, np.uint8)
-    fields = np.zeros(syslog.FIELDS, np.int64)
-    at = 0
-    for i in range(body.size):
-        at = write_key(
-            reader, arena, body[i], np.int64(body_len[i]), peer_hi[i], peer_lo[i], fields, scratch,
-            keys, at,
-        )  # fmt: skip
-        key_end[i] = at

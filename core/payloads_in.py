@@ -6,7 +6,8 @@ Laws:
    itself, which is delivered again as it is.
 2. A record laid out otherwise is read all the same. The object is closed: a record that has less,
    more (a sequence number, say), or anything out of bounds is `Reason.RECORD`.
-3. A record longer than any of a payload of `frame.body_bytes_max` is `Reason.BODY_TOO_LARGE`.
+3. A record longer than that of any payload within `frame.body_bytes_max` is
+   `Reason.BODY_TOO_LARGE`.
 
 The size of a datagram of syslog is in no record: what counts is that of `data`. Of JSON white space
 round it does not.
@@ -22,6 +23,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from core.frame import HEADER_LEN
 from core.payload_out import BYTES_PER_BYTE, RECORD_BYTES_MAX
 from core.payloads import Payloads
 from core.reading_kernels import TIME_NS_MAX, check_bodies
@@ -49,15 +51,14 @@ def payloads(values: Values, body_bytes_max: int) -> Readings:
 
     Args:
         values: The records.
-        body_bytes_max: Largest payload accepted.
+        body_bytes_max: Largest body of a device frame, as for `Payloads.frames`.
     """
     rows = Readings.of(values)
     sound = np.zeros(len(rows), np.uint8)
     check_bodies(rows.arena, rows.start, rows.length, sound)
     rows.reason[sound == 0] = Reason.RECORD
-    rows.reason[rows.length > BYTES_PER_BYTE * body_bytes_max + RECORD_BYTES_MAX] = (
-        Reason.BODY_TOO_LARGE
-    )
+    most = BYTES_PER_BYTE * (HEADER_LEN + body_bytes_max) + RECORD_BYTES_MAX
+    rows.reason[rows.length > most] = Reason.BODY_TOO_LARGE
     for i in np.flatnonzero(rows.reason == 0).tolist():
         start = int(rows.start[i])
         found = _reading(rows.arena[start : start + int(rows.length[i])].tobytes())

@@ -137,8 +137,9 @@ class FrameSettings(_Section, frozen=True, kw_only=True):
     """What a device frame may be, or a datagram of another format."""
 
     body_bytes_max: Annotated[
-        int, _num("Largest body of a frame; of another format, payload.", 0, 65_527, "bytes")
-    ] = 65_527
+        int,
+        _num("Largest body of a frame; other datagrams may have 22 more.", 0, 65_485, "bytes"),
+    ] = 65_485
 
 
 class DamSettings(_Section, frozen=True, kw_only=True):

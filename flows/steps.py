@@ -198,7 +198,8 @@ class FeatureStep(Step[Passage, RowBatch]):
         )  # fmt: skip
 
     def _names(self, keys_max: int) -> Names | None:
-        return None if self.run.payloads is None else Names(self.run.payloads, keys_max)
+        how = self.run.payloads
+        return None if how is None else Names(how, keys_max, self.run.seed)
 
     def take(self, value: Passage) -> Iterable[RowBatch]:
         """Count arrivals, or let time pass."""

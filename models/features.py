@@ -55,7 +55,7 @@ from models.window_kernels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -102,6 +102,10 @@ def natural(column: int, value: float) -> float:
     return math.exp(value) if NAMES[column].endswith("_shift") else math.expm1(value)
 
 
+def _no_names() -> NDArray[np.uint8]:
+    return np.zeros((0, 0), np.uint8)
+
+
 @dataclass(slots=True)
 class RowBatch:
     """Closed rows of one shard, in the order in which they closed.
@@ -119,7 +123,7 @@ class RowBatch:
         packet_row: `(k,) int64`; the row of each, as an index into this batch.
         partial: Whether input ended inside the window, so that its rates are too low, or, where
             a key had just begun, too high.
-        names: The texts of those keys that are hashes (`core.text_key`).
+        names: `(m, core.names.WIDTH) uint8`; the texts of keys that are hashes, where any are.
     """
 
     features: NDArray[np.float64]
@@ -136,7 +140,7 @@ class RowBatch:
     packet_index: NDArray[np.int64]
     packet_row: NDArray[np.int64]
     partial: bool = False
-    names: Mapping[tuple[int, int], bytes] = field(default_factory=dict)
+    names: NDArray[np.uint8] = field(default_factory=_no_names)
 
     def __len__(self) -> int:
         return int(self.count.size)
@@ -162,7 +166,7 @@ class RowBatch:
                 packet_index=self.packet_index[inside],
                 packet_row=self.packet_row[inside] - begin,
                 partial=self.partial,
-                names=self.names,
+                names=self.names[rows],
             )
             begin = end
 
@@ -282,10 +286,9 @@ class WindowFeatures:
             return None
         features, counts, tags, group_end, window, population = out
         index, row = self._settled(first)
-        names: dict[tuple[int, int], bytes] = {}
-        if self._names is not None:
-            names = self._names.of(tags[:rows, KEY_HI], tags[:rows, KEY_LO])
-            self._names.forget(self._table.keys)
+        names = (
+            _no_names() if self._names is None else self._names.of(tags[:rows, KEY_HI : KEY_LO + 1])
+        )
         return RowBatch(
             features=features[:rows],
             key_hi=tags[:rows, KEY_HI],
@@ -352,7 +355,7 @@ class WindowFeatures:
     def whole_columns(self, slots: NDArray[np.int64]) -> Columns:
         """Return the keys themselves, and their texts."""
         keys = self._table.keys[slots]
-        return {"key": keys} | ({} if self._names is None else {"name": self._names.column(keys)})
+        return {"key": keys} | ({} if self._names is None else {"name": self._names.of(keys)})
 
     def load(self, slots: NDArray[np.int64], columns: Columns) -> None:
         """Hold these keys, with rows open and closed since."""

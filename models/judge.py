@@ -28,6 +28,7 @@ import numpy as np
 
 from core.findings import Evidence, Finding
 from core.host import key_text
+from core.names import text_of
 from models.anomaly import Detector, make_detector
 from models.calibration import TailCalibration
 from models.features import NAMES, POPULATION_NAMES, UNITS, natural
@@ -182,8 +183,10 @@ class Judge:
             for j in order.tolist()
             if np.isfinite(distance[j])
         )
-        words = int(rows.key_hi[row]), int(rows.key_lo[row])
-        key = key_text(*words, is_device=self._is_device, names=rows.names)
+        key = key_text(
+            int(rows.key_hi[row]), int(rows.key_lo[row]), is_device=self._is_device,
+            name=text_of(rows.names[row]) if rows.names.size else b"",
+        )  # fmt: skip
         first = evidence[0]
         return Finding(
             rule="anomalous_key",

@@ -26,7 +26,7 @@ BATCH = 500 if SMOKE else 8_192
 ROUNDS = 1 if SMOKE else 25
 REPEATS = 1 if SMOKE else 5
 DEVICES = 1_000
-BYTES_MAX = 65_527
+BYTES_MAX = 65_485
 
 Taken = tuple[FrameBatch, Callable[[FrameBatch], object]]
 

@@ -111,7 +111,7 @@ def test_defaults_are_those_promised() -> None:
     assert (settings.capture.by, settings.capture.port) == ("device", 9999)
     assert (settings.dam.rate_hz, settings.dam.burst) == (10_000, 50_000)
     assert (settings.dam.queue_len_max, settings.dam.queue_bytes_max) == (10_000, 16 * 1024 * 1024)
-    assert (settings.capture.batch_len, settings.frame.body_bytes_max) == (8192, 65_527)
+    assert (settings.capture.batch_len, settings.frame.body_bytes_max) == (8192, 65_485)
     assert (settings.run.shards, settings.run.epoch_s, settings.run.sink) == (1, 1.0, "null")
 
 
