@@ -282,4 +282,11 @@ def utf8_valid(buf: Any, start: Any, size: Any) -> Any:
 
     Source: RFC 3629.
     """
+    if start >= 0 and 0 <= size <= buf.size - start:
+        # As a rule it is ASCII, which is seen many bytes at a time.
+        high = np.uint8(0)
+        for octet in buf[start : start + size]:
+            high |= octet
+        if high < 0x80:
+            return True
     return _walk(buf, start, size, _TEXT) == _TEXT

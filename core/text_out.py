@@ -8,6 +8,8 @@ Laws:
 3. What is written is ASCII, save that `write_escaped` and the copies hand on bytes of 0x80 and
    above as they are: text that comes in as UTF-8 goes out as UTF-8.
 4. Addresses are two words, laid out as in `core.host`.
+5. What is copied is copied from slice to slice, because only on them does the compiler see that
+   many bytes can go at once.
 
 Not here: the layout of records (`core.record_kernels`), which calls these.
 
@@ -60,7 +62,7 @@ for _octet, _letter in zip(b'"\\\b\f\n\r\t', b'"\\bfnrt', strict=True):
     _ESCAPE[_octet] = _letter
 
 _ZERO, _MINUS, _POINT, _COLON, _EQUALS = 0x30, 0x2D, 0x2E, 0x3A, 0x3D
-_BACKSLASH, _LOWER_U = 0x5C, 0x75
+_QUOTE, _BACKSLASH, _LOWER_U = 0x22, 0x5C, 0x75
 
 
 @kernel(i8(A_u1, i8, A_u1, i8, i8))
@@ -77,8 +79,9 @@ def write_copy(out: Any, at: Any, buf: Any, start: Any, size: Any) -> Any:
     Returns:
         The position after the copy.
     """
+    into, bytes_ = out[at : at + size], buf[start : start + size]
     for i in range(size):
-        out[at + i] = buf[start + i]
+        into[i] = bytes_[i]
     return at + size
 
 
@@ -94,9 +97,11 @@ def write_literal(out: Any, at: Any, literal: Any) -> Any:
     Returns:
         The position after the copy.
     """
-    for i in range(literal.size):
-        out[at + i] = literal[i]
-    return at + literal.size
+    size = literal.size
+    into = out[at : at + size]
+    for i in range(size):
+        into[i] = literal[i]
+    return at + size
 
 
 @kernel(i8(A_u1, i8, i8))
@@ -145,6 +150,15 @@ def write_escaped(out: Any, at: Any, buf: Any, start: Any, size: Any) -> Any:
 
     Source: RFC 8259 §7; 0x7F and everything from 0x80 on needs no escape.
     """
+    # Hardly any string has anything to escape: it is copied first, and done again if it has.
+    into, bytes_ = out[at : at + size], buf[start : start + size]
+    odd = 0
+    for i in range(size):
+        octet = bytes_[i]
+        into[i] = octet
+        odd |= (octet < 0x20) | (octet == _QUOTE) | (octet == _BACKSLASH)
+    if odd == 0:
+        return at + size
     for i in range(start, start + size):
         octet = buf[i]
         escape = _ESCAPE[octet]
