@@ -11,6 +11,7 @@ import typer
 from core.errors import UsageError
 from flows.carry import carry_out, flag, rate_layer, show
 from flows.console import say
+from flows.options import FormatOption, JsonKeyOption, payload_flags
 
 if TYPE_CHECKING:
     from core.config import Layer
@@ -39,6 +40,8 @@ def ingest(
     ] = None,
     by: Annotated[str | None, typer.Option(help="Who is analysed: device or host.")] = None,
     port: Annotated[int | None, typer.Option(help="UDP port of device frames.")] = None,
+    datagrams: FormatOption = None,
+    json_key: JsonKeyOption = None,
     rate: Annotated[str | None, typer.Option(help="Frames/s the dam passes, or off.")] = None,
     burst: Annotated[int | None, typer.Option(help="Frames the dam passes at once.")] = None,
     sink: Annotated[
@@ -67,6 +70,7 @@ def ingest(
         flag(flags, "--iface", "packet", "interfaces", tuple(iface or ()))
     flag(flags, "--by", "capture", "by", by or ("host" if iface else None))
     flag(flags, "--port", "capture", "port", port)
+    flags += payload_flags(datagrams, json_key)
     flag(flags, "--filter", "capture", "filter", bpf)
     flag(flags, "--burst", "dam", "burst", burst)
     flag(flags, "--sink", "run", "sink", sink)

@@ -45,6 +45,31 @@ def test_several_addresses_of_both_families(tmp_path: Path) -> None:
     assert told["ignored"] == {}
 
 
+@pytest.mark.parametrize(
+    ("flags", "payload", "key", "data"),
+    [
+        (("json", "--json-key", "a.b"), b'{"a":{"b":"p-1"}}', "p-1", {"a": {"b": "p-1"}}),
+        (("syslog",), b"<13>1 2026-01-01T00:00:00Z web-1 app - - - up", "web-1", "up"),
+        (("raw",), b"\xff\0", "127.0.0.1", "/wA="),
+    ],
+    ids=["json", "syslog", "raw"],
+)  # fmt: skip
+def test_datagrams_need_not_be_device_frames(
+    tmp_path: Path, flags: tuple[str, ...], payload: bytes, key: str, data: Any
+) -> None:
+    """JSON, syslog and raw bytes are received as they are replayed from files."""
+    asked = ("--udp", "127.0.0.1:0", "--sink", "files:out", "--format", *flags)
+    with live(*asked, cwd=tmp_path) as run:
+        run.send(payload)
+        told = run.stop().summary
+    assert (told["packets_in"], told["frames"]) == (1, 1)
+    (line,) = records(tmp_path / "out")[TELEMETRY, "0000"]
+    value = json.loads(line)
+    assert value["id"] == key
+    found = value.get("data_base64") or value["data"]
+    assert (found["message"] if flags == ("syslog",) else found) == data
+
+
 def test_a_recording_gives_the_same_records(tmp_path: Path) -> None:
     """What a live run recorded is replayed to its records, but for where a packet lies."""
     kept = ("--sink", "files:live", "--record", "live.pcap")
