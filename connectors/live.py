@@ -282,7 +282,7 @@ class LivePart(StatefulSourcePartition[Intake, LiveState]):
         return [Intake(None, tick_ns=self._ticked_ns)]
 
     def _hand_on(self, packets: PacketBatch, headers: HeaderBatch | None) -> Intake:
-        at_ns = packets.at_ns
+        at_ns = packets.at_ns.copy()  # records keep it, and would keep the arena from others
         early = (at_ns < self._ticked_ns) & (at_ns > self._ticked_ns - STEP_BACK_NS)
         if early.any():
             at_ns = np.where(early, self._ticked_ns, at_ns)

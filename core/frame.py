@@ -156,7 +156,9 @@ def device_frames(
         headers.dport, headers.payload, headers.payload_len, headers.claimed_len, port,
         body_bytes_max, reason, key_hi, key_lo, seq,
     )  # fmt: skip
-    rows: NDArray[Any] | slice = np.flatnonzero(reason == 0)
+    rows: NDArray[Any] | slice = slice(None)
+    if reason.any():
+        rows = np.flatnonzero(reason == 0)
     body_len = headers.payload_len[rows] - np.int32(HEADER_LEN)
     batch = batch_of(
         packets, headers, rows,

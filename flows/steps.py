@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 W = TypeVar("W")
 
+COUNT_NS = 50_000_000
+"""How long the ledger may not know of what a step counted, while the run lasts."""
 _pages = itertools.count()
 
 
@@ -94,6 +96,7 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         """Build the core, or restore it from what `snapshot` returned."""
         self.run = run
         self._page = f"{self.name}/{next(_pages)}"
+        self._counted_ns = 0
         self._seconds = STAGE_SECONDS.labels(self.name)
         self.build()
         self._keeper: Keeper | None = None
@@ -145,8 +148,11 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         out = [each for value in values for each in self.take(value)]
         if self._keeper is not None:
             self._keeper.look()
-        self._count()
-        self._seconds.observe((monotonic_ns() - begun) * 1e-9)
+        ended = monotonic_ns()
+        if ended - self._counted_ns >= COUNT_NS:
+            self._counted_ns = ended
+            self._count()
+        self._seconds.observe((ended - begun) * 1e-9)
         self.run.waiting.write(self._page, self.next_ns)
         return out, StatefulBatchLogic.RETAIN
 
@@ -161,9 +167,7 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         A run that was stopped and can be resumed keeps what it holds: it goes on as if there had
         been no stop.
         """
-        if self.run.recovers and self.run.interrupted:
-            return (), StatefulBatchLogic.RETAIN
-        out = list(self.end())
+        out = [] if self.run.recovers and self.run.interrupted else list(self.end())
         self._count()
         return out, StatefulBatchLogic.RETAIN
 
