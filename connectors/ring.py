@@ -8,8 +8,8 @@ Laws:
    newest, and counts it. To receive only to drop would take the processor from whoever is too slow
    already.
 3. A batch is as large as the load wants: it is handed over when it is full, or when none waits to
-   be taken. Between receipts of a few the thread pauses for `GATHER_S`, so that a thousand wakes a
-   second are the most; for `GATHER_BUSY_S` while more than `BUSY_HZ` rows a second come, because
+   be taken. Between receipts of a few the thread pauses for `GATHER_S`, so that five hundred wakes
+   a second are the most; for `GATHER_BUSY_S` while more than `BUSY_HZ` rows a second come, because
    there what a batch costs beside its rows counts for more than a moment.
 4. On `stopping` the kernel is told to refuse at once what comes, what it holds is handed over, and
    the thread ends. What waits in the kernel for longer than `DRAIN_S` without an arena becoming
@@ -39,7 +39,7 @@ from core.errors import PenstockError, RunError
 IDLE_S = 0.04
 """How long the thread waits for something to receive, or for an arena, before it looks whether it
 is to stop."""
-GATHER_S = 0.001
+GATHER_S = 0.002
 GATHER_BUSY_S = 0.004
 BUSY_HZ = 90_000
 DRAIN_S = 0.05

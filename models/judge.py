@@ -29,7 +29,7 @@ import numpy as np
 from core.findings import Evidence, Finding
 from core.host import key_text
 from core.names import text_of
-from models.anomaly import Detector, make_detector
+from models.anomaly import OURS, Detector, make_detector
 from models.calibration import TailCalibration
 from models.features import NAMES, POPULATION_NAMES, UNITS, natural
 from models.gaussian import GaussianDetector
@@ -107,7 +107,7 @@ class Judge:
         A detector that is not ours may fail at any row; the groups beside it must not fall with it,
         or what is scored would depend on how batches were cut.
         """
-        return self._settings.detector != "gaussian" or type(self).judge is not Judge.judge
+        return self._settings.detector not in OURS or type(self).judge is not Judge.judge
 
     def judge(self, rows: RowBatch) -> Judgement:
         """Score rows, learn them, and say what is to be told."""
