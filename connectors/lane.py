@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from connectors.allocator import without_fastbins
 from connectors.kafka_client import built
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Lane:
     def __init__(
         self, config: Mapping[str, Any], on_moved: Callable[[Load], None] = lambda _: None
     ) -> None:
+        without_fastbins()
         self.producer = built(Producer, config)
         self.backlog: deque[Load] = deque()
         self._on_moved = on_moved
