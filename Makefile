@@ -10,6 +10,9 @@ READY := .venv/.complete
 TESTS ?=
 JOBS ?= 2
 
+# Where this is set, each of the thousand processes of a test run compiles all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test broker lint check format bench lock wheel clean
 
