@@ -1,4 +1,4 @@
-"""Carrying out what a command asked for: flags as settings, progress, the summary at the end."""
+"""Carrying out what a command asked for: progress on the way, the summary at the end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from core.errors import UsageError
 from flows.console import put, say
 
 if TYPE_CHECKING:
     from connectors.read_back import OnRecord
-    from core.config import Layer
     from core.sections import RunSettings, Settings
     from flows.replay import Progress
     from flows.summary import Summary
@@ -92,19 +90,3 @@ def show(summary: Summary, run: RunSettings, *, as_json: bool) -> None:
     with console.capture() as text:
         console.print(table(summary, run.sink_place, of_topic=any(map(is_kafka, run.paths))))
     put(text.get().rstrip("\n"))
-
-
-def flag(flags: list[Layer], typed: str, section: str, name: str, value: object) -> None:
-    """Add what a flag says, as it was typed, to the layers of settings, if it was given."""
-    if value is not None:
-        flags.append((typed, {section: {name: value}}))
-
-
-def rate_layer(text: str) -> dict[str, object]:
-    """Return what `--rate` means to the dam."""
-    if text == "off":
-        return {"enabled": False}
-    try:
-        return {"enabled": True, "rate_hz": int(text)}
-    except ValueError:
-        raise UsageError(f"--rate: {text!r} is not a whole number; give one, or off") from None

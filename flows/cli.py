@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import PenstockError, RunError, UsageError
-from flows.carry import carry_out, flag, rate_layer, show
+from flows import options
+from flows.carry import carry_out, show
 from flows.console import put, refused, say
 from flows.kafka_cli import dlq_app, topics_app
 from flows.live import run_app
-from flows.options import FormatOption, JsonKeyOption, payload_flags
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -92,19 +92,15 @@ def replay(
         list[str],
         typer.Argument(metavar="PATH…", help="Captures, folders, -, or kafka://HOST:PORT/TOPIC."),
     ],
-    by: Annotated[str | None, typer.Option(help="Who is analysed: device or host.")] = None,
-    port: Annotated[int | None, typer.Option(help="UDP port of device frames.")] = None,
-    datagrams: FormatOption = None,
-    json_key: JsonKeyOption = None,
-    rate: Annotated[str | None, typer.Option(help="Frames/s the dam passes, or off.")] = None,
-    burst: Annotated[int | None, typer.Option(help="Frames the dam passes at once.")] = None,
-    bpf: Annotated[
-        str | None, typer.Option("--filter", help="Packets to keep, as tcpdump has it.")
-    ] = None,
+    by: options.By = None,
+    port: options.Port = None,
+    datagrams: options.Format = None,
+    json_key: options.JsonKey = None,
+    rate: options.Rate = None,
+    burst: options.Burst = None,
+    bpf: options.Filter = None,
     speed: Annotated[str | None, typer.Option(help="max, or times capture time.")] = None,
-    sink: Annotated[
-        str | None, typer.Option(help="null, files:DIR, kafka://HOST:PORT, or embedded.")
-    ] = None,
+    sink: options.Sink = None,
     recovery: Annotated[
         str | None, typer.Option(help="Folder of snapshots: resume there after a crash.")
     ] = None,
@@ -114,24 +110,17 @@ def replay(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when any capture could not be read.")
     ] = False,
-    config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    config: options.Config = None,
+    as_json: options.Json = False,
 ) -> None:
     """Replay captures or a topic, and account for each packet."""
     flags: list[Layer] = [("PATH", {"run": {"paths": tuple(paths)}})]
-    flag(flags, "--by", "capture", "by", by)
-    flag(flags, "--port", "capture", "port", port)
-    flags += payload_flags(datagrams, json_key)
-    flag(flags, "--filter", "capture", "filter", bpf)
-    flag(flags, "--burst", "dam", "burst", burst)
-    flag(flags, "--sink", "run", "sink", sink)
-    flag(flags, "--recovery", "run", "recovery", recovery)
-    flag(flags, "--scores", "run", "scores", scores)
-    flag(flags, "--strict", "run", "strict", strict or None)
+    flags += options.layers(
+        by=by, port=port, format=datagrams, json_key=json_key, filter=bpf, rate=rate, burst=burst,
+        sink=sink, recovery=recovery, scores=scores, strict=strict or None,
+    )  # fmt: skip
     if speed is not None:
         flags.append(("--speed", {"capture": {"speed": _speed(speed)}}))
-    if rate is not None:
-        flags.append(("--rate", {"dam": rate_layer(rate)}))
     from connectors.settings import load
 
     settings = load(config, flags).settings
@@ -160,15 +149,13 @@ def _speed(text: str) -> float:
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT.pcap", help="Capture to write.")],
-    scenario: Annotated[
-        str, typer.Option(help="steady, herd, flood, malformed, drift or mixed.")
-    ] = "mixed",
-    devices: Annotated[int, typer.Option(help="Devices that report.")] = 300,
-    rate: Annotated[float, typer.Option(help="Frames/s of all devices together.")] = 1500.0,
+    scenario: options.Scenario = "mixed",
+    devices: options.Devices = 300,
+    rate: options.TrafficRate = 1500.0,
     seconds: Annotated[float, typer.Option(help="Length of the capture.")] = 20.0,
     seed: Annotated[int, typer.Option(help="The same seed writes the same capture.")] = 1,
     port: Annotated[int, typer.Option(help="UDP port the devices send to.")] = 9999,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a capture of simulated device traffic."""
     import msgspec
@@ -187,11 +174,9 @@ def simulate(
 @app.command()
 def send(
     to: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where to; IPv6 as [::1]:9999.")],
-    scenario: Annotated[
-        str, typer.Option(help="steady, herd, flood, malformed, drift or mixed.")
-    ] = "mixed",
-    devices: Annotated[int, typer.Option(help="Devices that report.")] = 300,
-    rate: Annotated[float, typer.Option(help="Frames/s of all devices together.")] = 1500.0,
+    scenario: options.Scenario = "mixed",
+    devices: options.Devices = 300,
+    rate: options.TrafficRate = 1500.0,
     seconds: Annotated[float, typer.Option(help="How long to send.")] = 20.0,
     seed: Annotated[int, typer.Option(help="The same seed sends the same payloads.")] = 1,
     sources: Annotated[
@@ -200,7 +185,7 @@ def send(
     gso: Annotated[
         bool, typer.Option("--gso", help="Hand over datagrams of one length together: cheaper.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was sent as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Send simulated device traffic as UDP datagrams."""
     import threading

@@ -21,6 +21,7 @@ import typer
 from core.errors import UsageError
 from core.nearest import meant
 from core.plain import plain
+from flows import options
 from flows.console import put, say
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ _Brokers = Annotated[str, typer.Argument(metavar="kafka://HOST:PORT", help="The 
 _Topic = Annotated[
     str, typer.Argument(metavar="kafka://HOST:PORT/TOPIC", help="A dead-letter topic.")
 ]
-_Config = Annotated[str | None, typer.Option("--config", help="TOML file of settings.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _Reason = Annotated[str | None, typer.Option("--reason", help="Only letters of this reason.")]
 
 
@@ -59,7 +58,9 @@ dlq_app = _app("List, show or put back dead letters.")
 
 
 @topics_app.command("create")
-def topics_create(brokers: _Brokers, config: _Config = None, as_json: _Json = False) -> None:
+def topics_create(
+    brokers: _Brokers, config: options.Config = None, as_json: options.Json = False
+) -> None:
     """Create missing topics; the others stay as they are."""
     from connectors.kafka_topics import create
 
@@ -76,8 +77,8 @@ def topics_create(brokers: _Brokers, config: _Config = None, as_json: _Json = Fa
 def topics_describe(
     brokers: _Brokers,
     topic: Annotated[str | None, typer.Argument(help="One topic; else all of Penstock's.")] = None,
-    config: _Config = None,
-    as_json: _Json = False,
+    config: options.Config = None,
+    as_json: options.Json = False,
 ) -> None:
     """Say how topics are laid out and what they hold."""
     from connectors.kafka_topics import describe
@@ -91,7 +92,9 @@ def topics_describe(
 
 
 @dlq_app.command("list")
-def dlq_list(brokers: _Brokers, config: _Config = None, as_json: _Json = False) -> None:
+def dlq_list(
+    brokers: _Brokers, config: options.Config = None, as_json: options.Json = False
+) -> None:
     """Count the dead letters of each topic by reason."""
     from connectors.dead_letters import listed
 
@@ -118,8 +121,8 @@ def dlq_show(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=10_000, help="Most records shown, the last ones.")
     ] = 10,
-    config: _Config = None,
-    as_json: _Json = False,
+    config: options.Config = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show the last records of a dead-letter topic."""
     from connectors.dead_letters import shown
@@ -144,8 +147,8 @@ def dlq_replay(
         typer.Option("--to", metavar="kafka://HOST:PORT", help="Other brokers to deliver to."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
-    config: _Config = None,
-    as_json: _Json = False,
+    config: options.Config = None,
+    as_json: options.Json = False,
 ) -> None:
     """Put refused records back where they were meant for."""
     from connectors.put_back import replay

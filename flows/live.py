@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import UsageError
-from flows.carry import carry_out, flag, rate_layer, show
+from flows import options
+from flows.carry import carry_out, show
 from flows.console import say
-from flows.options import FormatOption, JsonKeyOption, payload_flags
 
 if TYPE_CHECKING:
     from core.config import Layer
@@ -35,29 +35,25 @@ def ingest(
         list[str] | None,
         typer.Option(metavar="IF", help="Capture on this interface, by host unless --by device."),
     ] = None,
-    bpf: Annotated[
-        str | None, typer.Option("--filter", help="Packets to keep, as tcpdump has it.")
-    ] = None,
-    by: Annotated[str | None, typer.Option(help="Who is analysed: device or host.")] = None,
-    port: Annotated[int | None, typer.Option(help="UDP port of device frames.")] = None,
-    datagrams: FormatOption = None,
-    json_key: JsonKeyOption = None,
-    rate: Annotated[str | None, typer.Option(help="Frames/s the dam passes, or off.")] = None,
-    burst: Annotated[int | None, typer.Option(help="Frames the dam passes at once.")] = None,
-    sink: Annotated[
-        str | None, typer.Option(help="null, files:DIR, kafka://HOST:PORT, or embedded.")
-    ] = None,
+    bpf: options.Filter = None,
+    by: options.By = None,
+    port: options.Port = None,
+    datagrams: options.Format = None,
+    json_key: options.JsonKey = None,
+    rate: options.Rate = None,
+    burst: options.Burst = None,
+    sink: options.Sink = None,
     recovery: Annotated[
         str | None, typer.Option(help="Folder of snapshots: state goes on after a restart.")
     ] = None,
     record: Annotated[
         str | None, typer.Option(metavar="FILE.pcap", help="Write what is received there, too.")
     ] = None,
-    config: Annotated[str | None, typer.Option(help="TOML file of settings.")] = None,
+    config: options.Config = None,
     pidfile: Annotated[
         str | None, typer.Option(help="File for the number of this process, while it runs.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Receive, judge and deliver until SIGINT or SIGTERM; then drain, and account for it all."""
     from connectors.pidfile import hold_pidfile
@@ -66,18 +62,12 @@ def ingest(
 
     flags: list[Layer] = [("run", {"run": {"paths": ()}})]
     if udp or iface:  # one given as a flag stands for both
-        flag(flags, "--udp", "udp", "addresses", tuple(udp or ()))
-        flag(flags, "--iface", "packet", "interfaces", tuple(iface or ()))
-    flag(flags, "--by", "capture", "by", by or ("host" if iface else None))
-    flag(flags, "--port", "capture", "port", port)
-    flags += payload_flags(datagrams, json_key)
-    flag(flags, "--filter", "capture", "filter", bpf)
-    flag(flags, "--burst", "dam", "burst", burst)
-    flag(flags, "--sink", "run", "sink", sink)
-    flag(flags, "--recovery", "run", "recovery", recovery)
-    flag(flags, "--record", "run", "record", record)
-    if rate is not None:
-        flags.append(("--rate", {"dam": rate_layer(rate)}))
+        flags.append(("--udp", {"udp": {"addresses": tuple(udp or ())}}))
+        flags.append(("--iface", {"packet": {"interfaces": tuple(iface or ())}}))
+    flags += options.layers(
+        by=by or ("host" if iface else None), port=port, format=datagrams, json_key=json_key,
+        filter=bpf, rate=rate, burst=burst, sink=sink, recovery=recovery, record=record,
+    )  # fmt: skip
     settings = load(config, flags).settings
     if not settings.udp.addresses and not settings.packet.interfaces:
         raise UsageError("nothing to receive on: give --udp HOST:PORT or --iface IF")
