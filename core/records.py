@@ -14,7 +14,7 @@ Source: RFC 8259; Community ID v1 for `community_id`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,27 @@ _NAMES = np.frombuffer("".join(_REASON_NAMES).encode(), np.uint8).copy()
 _NAME_END = np.cumsum([len(name) for name in _REASON_NAMES]).astype(np.int64)
 
 
+class _Room:
+    """Buffers for one kernel to write records to, as large as they can get at most."""
+
+    def __init__(self, count: int, value_bytes: int, key_bytes: int) -> None:
+        self._values, self._value_end = np.empty(value_bytes, np.uint8), np.empty(count, np.int64)
+        self._keys, self._key_end = np.empty(key_bytes, np.uint8), np.empty(count, np.int64)
+        self.arrays = self._values, self._value_end, self._keys, self._key_end
+
+    def batch(self, topic: str, **columns: Any) -> RecordBatch:
+        """Return what was written, with the columns that are known without it."""
+        count = self._value_end.size
+        return RecordBatch(
+            topic=topic,
+            values=self._values[: int(self._value_end[-1]) if count else 0],
+            value_end=self._value_end,
+            keys=self._keys[: int(self._key_end[-1]) if count else 0],
+            key_end=self._key_end,
+            **({"seq": np.zeros(count, np.uint32)} | columns),
+        )
+
+
 def telemetry(frames: FrameBatch) -> RecordBatch:
     """Encode device frames: `{"id","seq","data","ts"}`, keyed by device id.
 
@@ -59,23 +80,14 @@ def telemetry(frames: FrameBatch) -> RecordBatch:
         One record for each frame.
     """
     count = len(frames)
-    values = np.empty(TELEMETRY_BYTES_MAX * count + int(frames.body_len.sum()), np.uint8)
-    keys = np.empty(ID_LEN * count, np.uint8)
-    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    values_max = TELEMETRY_BYTES_MAX * count + int(frames.body_len.sum())
+    room = _Room(count, values_max, ID_LEN * count)
     write_telemetry(
         frames.arena, frames.key_hi, frames.key_lo, frames.seq, frames.body, frames.body_len,
-        frames.at_ns, values, value_end, keys, key_end,
+        frames.at_ns, *room.arrays,
     )  # fmt: skip
-    return RecordBatch(
-        topic=TELEMETRY,
-        values=values[: int(value_end[-1]) if count else 0],
-        value_end=value_end,
-        keys=keys[: int(key_end[-1]) if count else 0],
-        key_end=key_end,
-        at_ns=frames.at_ns,
-        source=frames.source,
-        ordinal=frames.ordinal,
-        seq=frames.seq,
+    return room.batch(
+        TELEMETRY, at_ns=frames.at_ns, source=frames.source, ordinal=frames.ordinal, seq=frames.seq
     )
 
 
@@ -90,26 +102,16 @@ def payloads(frames: FrameBatch, how: Payloads) -> RecordBatch:
         One record for each frame.
     """
     count, length = len(frames), frames.body_len.astype(np.int64)
-    values = np.empty(int(BYTES_PER_BYTE * length.sum()) + RECORD_BYTES_MAX * count, np.uint8)
+    values_max = int(BYTES_PER_BYTE * length.sum()) + RECORD_BYTES_MAX * count
     # A character more than fits may be begun.
-    room = np.minimum(length, TEXT_BYTES_MAX) + (ADDRESS_BYTES_MAX + 4)
-    keys = np.empty(int(room.sum()), np.uint8)
-    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    key_room = np.minimum(length, TEXT_BYTES_MAX) + (ADDRESS_BYTES_MAX + 4)
+    room = _Room(count, values_max, int(key_room.sum()))
     write_payloads(
         how.reader, frames.arena, frames.body, frames.body_len, frames.peer_hi, frames.peer_lo,
-        frames.at_ns, values, value_end, keys, key_end,
+        frames.at_ns, *room.arrays,
     )  # fmt: skip
-    return RecordBatch(
-        topic=TELEMETRY,
-        values=values[: int(value_end[-1]) if count else 0],
-        value_end=value_end,
-        keys=keys[: int(key_end[-1]) if count else 0],
-        key_end=key_end,
-        at_ns=frames.at_ns,
-        source=frames.source,
-        ordinal=frames.ordinal,
-        seq=frames.seq,
-        has_seq=False,
+    return room.batch(
+        TELEMETRY, at_ns=frames.at_ns, source=frames.source, ordinal=frames.ordinal, has_seq=False
     )
 
 
@@ -123,21 +125,12 @@ def flows(ended: FlowBatch) -> RecordBatch:
         One record for each flow; its time is that of the flow's last packet.
     """
     count = len(ended)
-    values = np.empty(FLOW_BYTES_MAX * count, np.uint8)
-    keys = np.empty(KEY_BYTES_MAX * count, np.uint8)
-    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
-    write_flows(ended.numbers, ended.names, values, value_end, keys, key_end)
-    return RecordBatch(
-        topic=FLOWS,
-        values=values[: int(value_end[-1]) if count else 0].copy(),
-        value_end=value_end,
-        keys=keys[: int(key_end[-1]) if count else 0],
-        key_end=key_end,
-        at_ns=ended.numbers[:, LAST_NS].copy(),
-        source=ended.names[:, SOURCE].copy(),
+    room = _Room(count, FLOW_BYTES_MAX * count, KEY_BYTES_MAX * count)
+    write_flows(ended.numbers, ended.names, *room.arrays)
+    return room.batch(
+        FLOWS, at_ns=ended.numbers[:, LAST_NS].copy(), source=ended.names[:, SOURCE].copy(),
         ordinal=ended.numbers[:, ORDINAL].copy(),
-        seq=np.zeros(count, np.uint32),
-    )
+    )  # fmt: skip
 
 
 def rejects(
@@ -163,22 +156,11 @@ def rejects(
     if count == 0:
         return None
     bad = packets.take(rows)
-    values = np.empty(REJECT_BYTES_MAX * count + int(bad.caplen.sum()) * 4 // 3, np.uint8)
-    keys = np.empty(KEY_BYTES_MAX * count, np.uint8)
-    value_end, key_end = np.empty(count, np.int64), np.empty(count, np.int64)
+    values_max = REJECT_BYTES_MAX * count + int(bad.caplen.sum()) * 4 // 3
+    room = _Room(count, values_max, KEY_BYTES_MAX * count)
     source = np.full(count, packets.source, np.uint64) if source is None else source[rows]
     write_rejects(
         bad.arena, bad.start, bad.caplen, bad.wirelen, bad.at_ns, bad.linktype, bad.ordinal,
-        source, reason[rows], _NAMES, _NAME_END, values, value_end, keys, key_end,
+        source, reason[rows], _NAMES, _NAME_END, *room.arrays,
     )  # fmt: skip
-    return RecordBatch(
-        topic=topic,
-        values=values[: int(value_end[-1])].copy(),
-        value_end=value_end,
-        keys=keys[: int(key_end[-1])],
-        key_end=key_end,
-        at_ns=bad.at_ns,
-        source=source,
-        ordinal=bad.ordinal,
-        seq=np.zeros(count, np.uint32),
-    )
+    return room.batch(topic, at_ns=bad.at_ns, source=source, ordinal=bad.ordinal)
