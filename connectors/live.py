@@ -29,7 +29,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -45,6 +45,7 @@ from core.timeline import START, settle
 if TYPE_CHECKING:
     from connectors.ledger import Ledger
     from connectors.recording import Recording
+    from connectors.ring import Ring
 
 WAIT_S = 0.05
 """How long the worker waits for packets before other steps get their turn, if it is alone."""
@@ -57,64 +58,6 @@ LAG_NS = 10_000_000
 HEARTBEAT_NS = 1_000_000_000
 STEP_BACK_NS = 1_000_000_000
 REPORT_NS = 100_000_000
-
-
-class Counts(Protocol):
-    """What a ring counted; see `connectors.udp_ring.UdpCounts`."""
-
-    @property
-    def received(self) -> int:
-        """Packets put into batches."""
-        ...
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes they had on the wire, or as datagrams."""
-        ...
-
-    @property
-    def kernel_dropped(self) -> int:
-        """Packets the kernel dropped; final once the ring has ended."""
-        ...
-
-    @property
-    def ring_dropped(self) -> int:
-        """Packets the ring dropped."""
-        ...
-
-
-class Occupancy(Protocol):
-    """How full a ring is."""
-
-    def gauges(self) -> dict[str, int]:
-        """Return it for the ledger."""
-        ...
-
-
-class Ring(Protocol):
-    """What receives in a thread of its own into batches; see `connectors.udp_ring.UdpRing`."""
-
-    ended: bool
-
-    def start(self) -> None:
-        """Begin to receive."""
-        ...
-
-    def get(self, wait_s: float) -> Any | None:
-        """Return the next batch, or `None` when none came in time."""
-        ...
-
-    def counts(self) -> Counts:
-        """Return what became of packets up to now."""
-        ...
-
-    def occupancy(self) -> Occupancy:
-        """Return how full it is."""
-        ...
-
-    def join(self) -> None:
-        """Wait until the thread has ended, after `stopping` was set."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +117,7 @@ class LiveSource(FixedPartitionedSource[Intake, LiveState]):
         """
 
     @abstractmethod
-    def open(self) -> Ring:
+    def open(self) -> Ring[Any, Any]:
         """Open what one part receives from, not started.
 
         Raises:

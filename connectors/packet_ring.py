@@ -27,20 +27,17 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from connectors.arenas import Arenas, PacketArena, scratch
 from connectors.clock import monotonic_ns, sleep_until
 from connectors.packet_socket import PacketSocket
-from connectors.ring import Ring, RingOptions
+from connectors.ring import Ring, RingCounts, RingOptions
 from core.batches import PacketBatch
 from core.errors import SourceError
-from core.tpacket import BYTES, FILTERED, LOST, PACKETS, ROWS, TALLY_FIELDS, TRUNCATED, USED, walk
+from core.tpacket import BYTES, COLUMNS, FILTERED, LOST, PACKETS, ROWS, TRUNCATED, USED, walk
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from connectors.arenas import Arena
     from core.errors import PenstockError
 
 _TURN_WALKS = 4
@@ -52,31 +49,21 @@ _DRAIN_WAITS = 25
 without timers of high resolution take up to two of their ticks."""
 
 
-class PacketCounts(msgspec.Struct, frozen=True, kw_only=True):
+class PacketCounts(RingCounts, frozen=True, kw_only=True):
     """What became of packets up to now; exact once the ring has ended.
 
     Attributes:
-        received: Packets put into arenas.
-        received_bytes: Bytes they had on the wire.
-        truncated: Of those, the ones cut to the snap length.
         filtered: Packets with a VLAN tag that the filter rejected here.
-        kernel_dropped: Packets for which the kernel had no room.
-        ring_dropped: Packets dropped here: at the end, for want of an arena.
         frozen: How often the kernel found all its blocks full.
         matched: All that passed the filter in the kernel.
     """
 
-    received: int
-    received_bytes: int
-    truncated: int
     filtered: int
-    kernel_dropped: int
-    ring_dropped: int
     frozen: int
     matched: int
 
 
-class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
+class PacketRing(Ring[PacketSocket, PacketBatch]):
     """Receives in a daemon thread from `start` until `stopping`, into batches to be taken."""
 
     def __init__(
@@ -90,20 +77,15 @@ class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
             stopping: Ends the ring.
         """
         snaplen = max(each.options.snaplen for each in sockets)
-        arena_bytes = max(options.arena_bytes, snaplen)
-        arenas = Arenas(PacketArena, options.arenas, options.rows_max, arena_bytes)
-        super().__init__("packet", sockets, arenas, stopping)
+        super().__init__("packet", sockets, COLUMNS, snaplen, options, stopping)
         self._failure: SourceError | None = None
-        self._dropped = np.zeros(TALLY_FIELDS, np.int64)
-        self._scratch = scratch(PacketArena, options.rows_max, snaplen)
         self._turns = self._waiting_bytes = 0
         # The first call of a kernel takes long, and no packet is to wait for it; of no block here.
         none, blank = np.zeros(0, np.uint8), self._scratch
         one = sockets[0]
         walk(
             none, none.view(np.uint32), 1, one.rule, one.program, one.mem, one.place.copy(),
-            one.tally, blank.memory, blank.start, blank.caplen, blank.wirelen, blank.at_ns,
-            blank.linktype,
+            one.tally, blank.memory, *blank.columns.values(),
         )  # fmt: skip
 
     def counts(self) -> PacketCounts:
@@ -143,14 +125,13 @@ class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
             self._hand_over()
         return True
 
-    def _walk(self, socket: PacketSocket, arena: PacketArena) -> bool:
+    def _walk(self, socket: PacketSocket, arena: Arena) -> bool:
         """Copy packets into an arena, behind what is there; tell whether it held all there were."""
         place, block_bytes = socket.place, socket.options.block_bytes
         place[ROWS], place[USED] = arena.rows, arena.used
         is_empty = walk(
             socket.ring, socket.words, block_bytes, socket.rule, socket.program, socket.mem,
-            place, socket.tally, arena.memory, arena.start, arena.caplen, arena.wirelen,
-            arena.at_ns, arena.linktype,
+            place, socket.tally, arena.memory, *arena.columns.values(),
         )  # fmt: skip
         arena.rows, arena.used = int(place[ROWS]), int(place[USED])
         return bool(is_empty)
@@ -194,8 +175,9 @@ class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
             is_empty = self._walk(socket, self._scratch)
         self._dropped += self._sums() - before
 
-    def _batch(self, arena: PacketArena, index: int) -> PacketBatch:
-        return arena.batch(index)
+    def _batch(self, arena: Arena, index: int) -> PacketBatch:
+        ordinal = np.arange(index, index + arena.rows)
+        return PacketBatch(ordinal=ordinal, index=index, source=0, **arena.filled())
 
     def _count(self) -> None:
         for each in self._sockets:
@@ -206,15 +188,8 @@ class PacketRing(Ring[PacketSocket, PacketArena, PacketBatch]):
         for each in self._sockets:
             each.close()
 
-    def _received(self) -> int:
-        return self.counts().received
-
     def _kernel_bytes(self) -> int:
         return self._waiting_bytes
-
-    def _sums(self) -> NDArray[np.int64]:
-        sums: NDArray[np.int64] = np.sum([each.tally for each in self._sockets], axis=0)
-        return sums
 
 
 def _line(socket: PacketSocket, code: int) -> str:

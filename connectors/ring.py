@@ -28,13 +28,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from select import EPOLLIN, epoll
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
+import numpy as np
 
-from connectors.arenas import Arena, Arenas
+from connectors.arenas import Arena, Arenas, scratch
 from core.batches import Columns
 from core.errors import PenstockError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 IDLE_S = 0.04
 """How long the thread waits for something to receive, or for an arena, before it looks whether it
@@ -60,6 +66,24 @@ class RingOptions:
     rows_max: int = 8192
     arena_bytes: int = 4 << 20
     bytes_max: int = 65_536
+
+
+class RingCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of what came up to now; exact once the ring has ended.
+
+    Attributes:
+        received: Rows put into arenas.
+        received_bytes: Bytes they had on the wire, or as datagrams.
+        truncated: Of those, the ones cut short.
+        kernel_dropped: What the kernel had no room for.
+        ring_dropped: Rows dropped here: at the end, for want of an arena.
+    """
+
+    received: int
+    received_bytes: int
+    truncated: int
+    kernel_dropped: int
+    ring_dropped: int
 
 
 class Occupancy(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,36 +113,43 @@ class Occupancy(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class Pollable(Protocol):
+class Socket(Protocol):
     """What a ring receives from."""
+
+    tally: NDArray[np.int64]
 
     def fileno(self) -> int:
         """Return the file descriptor."""
         ...
 
 
-S = TypeVar("S", bound=Pollable)
-A = TypeVar("A", bound=Arena)
+S = TypeVar("S", bound=Socket)
 B = TypeVar("B", bound=Columns)
 
 
-class Ring(ABC, Generic[S, A, B]):
-    """Receives in a daemon thread from `start` until `stopping`, into batches to be taken."""
+class Ring(ABC, Generic[S, B]):
+    """Receives in a daemon thread from `start` until `stopping`, into batches to be taken.
+
+    Args:
+        name: Names the ring.
+        sockets: Open sockets; the ring closes them when it ends.
+        columns: Columns of its arenas: name → dtype.
+        row_bytes_max: Bytes of the largest row.
+        options: See `RingOptions`.
+        stopping: Ends the ring.
+    """
 
     def __init__(
-        self, name: str, sockets: Sequence[S], arenas: Arenas[A], stopping: threading.Event
-    ) -> None:
-        """Make the thread.
-
-        Args:
-            name: Names the ring.
-            sockets: Open sockets; the ring closes them when it ends.
-            arenas: To be filled.
-            stopping: Ends the ring.
-        """
+        self, name: str, sockets: Sequence[S], columns: Mapping[str, type], row_bytes_max: int,
+        options: RingOptions, stopping: threading.Event,
+    ) -> None:  # fmt: skip
         self._name, self._sockets, self._stopping = name, sockets, stopping
-        self._arenas = arenas
-        self._filling: A | None = None
+        arena_bytes = max(options.arena_bytes, row_bytes_max)
+        self._arenas = Arenas(columns, options.arenas, options.rows_max, arena_bytes)
+        # For what is received to be dropped; and what of the tallies that was.
+        self._scratch = scratch(columns, options.rows_max, row_bytes_max)
+        self._dropped = np.zeros_like(sockets[0].tally)
+        self._filling: Arena | None = None
         self._full: SimpleQueue[B | PenstockError | None] = SimpleQueue()
         self._handed = self._taken = 0
         self._thread = threading.Thread(target=self._run, name=f"{name}-ring", daemon=True)
@@ -157,7 +188,7 @@ class Ring(ABC, Generic[S, A, B]):
         """Return how full the ring is; of the kernel's buffers while they are open."""
         return Occupancy(
             queued_arenas=self._full.qsize(),
-            queued_rows=max(0, self._received() - self._taken),
+            queued_rows=max(0, self.counts().received - self._taken),
             busy_arenas=self._arenas.count - self._arenas.free,
             arenas=self._arenas.count,
             kernel_bytes=self._kernel_bytes(),
@@ -204,7 +235,7 @@ class Ring(ABC, Generic[S, A, B]):
     def _idle(self) -> None:
         """Do what is to be done now and then while nothing is received."""
 
-    def _arena(self) -> A | None:
+    def _arena(self) -> Arena | None:
         """Return the arena being filled; `None` when there is none and we are to stop."""
         while self._filling is None:
             stopping = self._stopping.is_set()
@@ -222,12 +253,21 @@ class Ring(ABC, Generic[S, A, B]):
             self._filling = None
             self._full.put(batch)
 
+    def _sums(self) -> NDArray[np.int64]:
+        """Return the tallies of all sockets together."""
+        sums: NDArray[np.int64] = np.sum([socket.tally for socket in self._sockets], axis=0)
+        return sums
+
+    @abstractmethod
+    def counts(self) -> RingCounts:
+        """Return what became of what came up to now."""
+
     @abstractmethod
     def _turn(self, socket: S) -> bool:
         """Receive from one socket; tell whether it may have more."""
 
     @abstractmethod
-    def _batch(self, arena: A, index: int) -> B:
+    def _batch(self, arena: Arena, index: int) -> B:
         """Return what was filled in, numbered from `index` on."""
 
     @abstractmethod
@@ -237,10 +277,6 @@ class Ring(ABC, Generic[S, A, B]):
     @abstractmethod
     def _close(self) -> None:
         """Close the sockets; counts are final then."""
-
-    @abstractmethod
-    def _received(self) -> int:
-        """Return the rows put into arenas up to now."""
 
     @abstractmethod
     def _kernel_bytes(self) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from connectors.arenas import DatagramArena, scratch
+from connectors.arenas import scratch
 from core.datagrams import (
     CONTROL_BYTES,
     HEAD_WORDS,
@@ -34,6 +34,7 @@ from core.datagrams import (
     ROWS,
     TALLY_FIELDS,
     USED,
+    Datagrams,
     unpack,
 )
 from core.errors import SourceError
@@ -41,7 +42,7 @@ from core.errors import SourceError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from connectors.arenas import DatagramArena
+    from connectors.arenas import Arena
     from connectors.udp_socket import UdpSocket
 
 MESSAGES_MAX = 256
@@ -101,7 +102,7 @@ class Receiver:
         self._found, self._host = np.zeros(3, np.int64), np.zeros(2, np.uint64)
         self._from: UdpSocket | None = None
         # The first call of a kernel takes long; no datagram is to wait for it.
-        self._unpack(scratch(DatagramArena, 1, 1), 0, np.zeros(TALLY_FIELDS, np.int64))
+        self._unpack(scratch(Datagrams.COLUMNS, 1, 1), 0, np.zeros(TALLY_FIELDS, np.int64))
 
     @property
     def pending(self) -> bool:
@@ -130,7 +131,7 @@ class Receiver:
         self._place[MESSAGES], self._place[MESSAGE], self._place[OFFSET] = count, 0, 0
         return int(count)
 
-    def unpack(self, arena: DatagramArena) -> bool:
+    def unpack(self, arena: Arena) -> bool:
         """Move what was received into an arena, behind what is there.
 
         Returns:
@@ -141,14 +142,13 @@ class Receiver:
         self._unpack(arena, self._from.port, self._from.tally)
         return not self.pending
 
-    def _unpack(self, arena: DatagramArena, port: int, tally: NDArray[np.int64]) -> None:
+    def _unpack(self, arena: Arena, port: int, tally: NDArray[np.int64]) -> None:
         place = self._place
         place[ROWS], place[USED] = arena.rows, arena.used
         unpack(
             self._halves, self._words, self._names, self._control, self._slots, _STRIDE, SLOT_BYTES,
             self._bytes_max, port, place, tally, self._found, self._host,
-            arena.memory, arena.start, arena.length, arena.claimed_len, arena.at_ns,
-            arena.sender_hi, arena.sender_lo, arena.sport, arena.dport,
+            arena.memory, *arena.columns.values(),
         )  # fmt: skip
         arena.rows, arena.used = int(place[ROWS]), int(place[USED])
 

@@ -24,11 +24,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-import numpy as np
-
-from connectors.arenas import Arenas, DatagramArena, scratch
-from connectors.ring import Ring, RingOptions
+from connectors.ring import Ring, RingCounts, RingOptions
 from connectors.udp_receiver import Receiver
 from connectors.udp_socket import UdpSocket
 from core.datagrams import (
@@ -36,44 +32,33 @@ from core.datagrams import (
     DATAGRAMS,
     JOINED,
     KERNEL_DROPPED,
-    TALLY_FIELDS,
     TRUNCATED,
     Datagrams,
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from connectors.arenas import Arena
     from core.errors import PenstockError
 
 _TURN_CALLS = 16
 """Calls in a row for one socket, before the others have their turn."""
 
 
-class UdpCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of datagrams up to now; `kernel_dropped` is final once the ring has ended.
+class UdpCounts(RingCounts, frozen=True, kw_only=True):
+    """What became of datagrams up to now.
+
+    Of joined datagrams `kernel_dropped` is a lower bound (`connectors.udp_socket`).
 
     Attributes:
-        received: Datagrams put into arenas.
-        received_bytes: Bytes they had.
-        truncated: Of those, the ones cut short.
-        joined: Of those, the ones that the kernel had joined with others into one message.
-        kernel_dropped: Messages the kernel dropped: as many datagrams where none are joined, a
-            lower bound of them otherwise (`connectors.udp_socket`).
-        ring_dropped: Datagrams dropped here at the end, for want of an arena.
+        joined: Datagrams received that the kernel had joined with others into one message.
         errors: Errors of the network that sockets told of; none of them cost a datagram.
     """
 
-    received: int
-    received_bytes: int
-    truncated: int
     joined: int
-    kernel_dropped: int
-    ring_dropped: int
     errors: int
 
 
-class UdpRing(Ring[UdpSocket, DatagramArena, Datagrams]):
+class UdpRing(Ring[UdpSocket, Datagrams]):
     """Receives in a daemon thread from `start` until `stopping`, into batches to be taken."""
 
     def __init__(
@@ -86,12 +71,8 @@ class UdpRing(Ring[UdpSocket, DatagramArena, Datagrams]):
             options: See `RingOptions`.
             stopping: Ends the ring.
         """
-        arena_bytes = max(options.arena_bytes, options.bytes_max)
-        arenas = Arenas(DatagramArena, options.arenas, options.rows_max, arena_bytes)
-        super().__init__("udp", sockets, arenas, stopping)
+        super().__init__("udp", sockets, Datagrams.COLUMNS, options.bytes_max, options, stopping)
         self._receiver = Receiver(options.bytes_max)
-        self._dropped = np.zeros(TALLY_FIELDS, np.int64)
-        self._scratch = scratch(DatagramArena, options.rows_max, options.bytes_max)
 
     def counts(self) -> UdpCounts:
         """Return what became of datagrams up to now."""
@@ -134,8 +115,9 @@ class UdpRing(Ring[UdpSocket, DatagramArena, Datagrams]):
         for socket in self._sockets:
             socket.count_drops()
 
-    def _batch(self, arena: DatagramArena, index: int) -> Datagrams:
-        return arena.batch(index, sum(int(each.tally[KERNEL_DROPPED]) for each in self._sockets))
+    def _batch(self, arena: Arena, index: int) -> Datagrams:
+        dropped = int(self._sums()[KERNEL_DROPPED])
+        return Datagrams(index=index, kernel_dropped=dropped, **arena.filled())
 
     def _drain(self) -> PenstockError | None:
         """Refuse what comes, and empty the sockets of what came before."""
@@ -164,16 +146,9 @@ class UdpRing(Ring[UdpSocket, DatagramArena, Datagrams]):
                 socket.count_drops()
             socket.close()
 
-    def _received(self) -> int:
-        return self.counts().received
-
     def _kernel_bytes(self) -> int:
         waiting = 0
         for socket in self._sockets:
             with suppress(OSError):  # closed meanwhile
                 waiting += socket.waiting_bytes()
         return waiting
-
-    def _sums(self) -> NDArray[np.int64]:
-        sums: NDArray[np.int64] = np.sum([socket.tally for socket in self._sockets], axis=0)
-        return sums

@@ -261,7 +261,8 @@ def unpack(
         found: `(3,) int64`; for the use of this kernel.
         host: `(2,) uint64`; likewise.
         arena: `uint8`; receives bytes.
-        start: `(n,) int64`; column of `Datagrams`, as are those that follow; `n` rows at most.
+        start: `(n,) int64`; the first of `Datagrams.COLUMNS`, which follow in order; `n` rows at
+            most.
         length: `(n,) int32`.
         claimed_len: `(n,) int32`.
         at_ns: `(n,) int64`.

@@ -24,8 +24,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from core.batches import PacketBatch
 from core.bpf import run_program
-from core.kernels import A2_i8, A_i4, A_i8, A_u1, A_u4, fence, i8, kernel
+from core.kernels import A2_i8, A_i4, A_i8, A_u1, A_u4, fence, i8, kernel, none
+
+COLUMNS = {
+    name: PacketBatch.COLUMNS[name] for name in ("start", "caplen", "wirelen", "at_ns", "linktype")
+}
+"""Columns of a packet, in the order in which `walk` takes them."""
 
 BLOCK_HEAD_BYTES, PACKET_HEAD_BYTES = 48, 48
 OVERHEAD_BYTES = 256
@@ -53,15 +59,15 @@ _HALF_SHIFT = 0 if sys.byteorder == "little" else 16
 """Where in a word its first half lies."""
 
 
-@kernel(i8(A_u1, i8, i8, i8, A_u1, i8), inline=True)
-def _copy(ring: Any, at: Any, size: Any, tag: Any, arena: Any, used: Any) -> Any:
-    """Copy a packet, with its tag put back unless that is negative; return its length."""
+@kernel(none(A_u1, i8, i8, i8, A_u1, i8), inline=True)
+def _copy(ring: Any, at: Any, size: Any, tag: Any, arena: Any, used: Any) -> None:
+    """Copy a packet, with its tag put back unless that is negative."""
     if tag < 0:
         # Slices, because only on them does the compiler see that the copy can be vectorised.
         into, bytes_ = arena[used : used + size], ring[at : at + size]
         for j in range(size):
             into[j] = bytes_[j]
-        return size
+        return
     for j in range(min(size, _TYPE_AT)):
         arena[used + j] = ring[at + j]
     for j in range(min(TAG_BYTES, size - _TYPE_AT)):
@@ -70,7 +76,6 @@ def _copy(ring: Any, at: Any, size: Any, tag: Any, arena: Any, used: Any) -> Any
     bytes_ = ring[at + _TYPE_AT : at + size - TAG_BYTES]
     for j in range(size - TAG_BYTES - _TYPE_AT):
         into[j] = bytes_[j]
-    return size
 
 
 @kernel(i8(A_u4, i8), inline=True)
@@ -156,7 +161,7 @@ def walk(
         place: `(5,) int64`; where the walk stands, read and written.
         tally: `(5,) int64`; sums, read and written.
         arena: `uint8`; receives bytes; has room for the snap length at least.
-        start: `(n,) int64`; column of `PacketBatch`, as are those that follow; `n` rows at most.
+        start: `(n,) int64`; the first of `COLUMNS`, which follow in order; `n` rows at most.
         caplen: `(n,) int32`.
         wirelen: `(n,) int32`.
         at_ns: `(n,) int64`.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from connectors.arenas import Arenas, DatagramArena
+from connectors.arenas import Arenas
 from core.datagrams import Datagrams
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def test_an_arena_comes_back_with_its_last_array() -> None:
     """Any slice of any column keeps an arena from being written again; nothing else does."""
-    arenas = Arenas(DatagramArena, 1, rows=3, bytes_=13)
+    arenas = Arenas(Datagrams.COLUMNS, 1, rows=3, bytes_=13)
     arena = arenas.take(0)
     assert arena is not None
     arena.rows = arena.used = 2
-    arena.length[:2] = 7
-    batch = arena.batch(0, 0)
+    arena.columns["length"][:2] = 7
+    batch = Datagrams(index=0, kernel_dropped=0, **arena.filled())
     kept = batch.take(slice(1, 2)).length
     assert arenas.take(0) is None
     del arena, batch
@@ -32,10 +32,9 @@ def test_an_arena_comes_back_with_its_last_array() -> None:
 
 def test_columns_share_no_byte() -> None:
     """What is written to one column or to the bytes changes no other, whatever the sizes."""
-    arena = Arenas(DatagramArena, 1, rows=5, bytes_=13).take(0)
+    arena = Arenas(Datagrams.COLUMNS, 1, rows=5, bytes_=13).take(0)
     assert arena is not None
-    names = ["memory", *Datagrams.COLUMNS]
-    parts: list[NDArray[Any]] = [getattr(arena, name) for name in names]
+    parts: list[NDArray[Any]] = [arena.memory, *arena.columns.values()]
     for number, part in enumerate(parts):
         assert part.flags.aligned
         part[:] = number

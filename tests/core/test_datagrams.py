@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from connectors.arenas import DatagramArena, scratch
+from connectors.arenas import Arena, scratch
 from core.datagrams import (
     BYTES,
     CONTROL_BYTES,
@@ -21,6 +21,7 @@ from core.datagrams import (
     PLACE_FIELDS,
     TALLY_FIELDS,
     TRUNCATED,
+    Datagrams,
     add_drops,
     read_control,
     unpack,
@@ -80,21 +81,23 @@ class Received:
             self.halves[16 * i + 14] = size
         self.place[0] = count
 
-    def into(self, arena: DatagramArena, bytes_max: int = SLOT) -> int:
+    def into(self, arena: Arena, bytes_max: int = SLOT) -> int:
         self.place[3], self.place[4] = arena.rows, arena.used
         count = unpack(
             self.halves, self.words, self.names, self.control, self.slots, SLOT, SLOT, bytes_max,
             9999, self.place, self.tally, np.zeros(3, np.int64),
-            np.zeros(2, np.uint64), arena.memory, arena.start, arena.length,
-            arena.claimed_len, arena.at_ns, arena.sender_hi, arena.sender_lo, arena.sport,
-            arena.dport,
+            np.zeros(2, np.uint64), arena.memory, *arena.columns.values(),
         )  # fmt: skip
         arena.rows, arena.used = int(self.place[3]), int(self.place[4])
         return int(count)
 
 
-def rows_of(arena: DatagramArena) -> list[tuple[bytes, int]]:
-    batch = arena.batch(0, 0)
+def batch_of(arena: Arena, index: int = 0) -> Datagrams:
+    return Datagrams(index=index, kernel_dropped=0, **arena.filled())
+
+
+def rows_of(arena: Arena) -> list[tuple[bytes, int]]:
+    batch = batch_of(arena)
     return [
         (batch.arena[a : a + n].tobytes(), whole)
         for a, n, whole in zip(
@@ -158,7 +161,7 @@ def test_any_messages_add_up(sent: list[tuple[bytes, bytes, bytes]]) -> None:
     """Names and control bytes of any kind: all that was received is in rows and in the tally."""
     received = Received([(data[:SLOT], len(data), name, raw) for data, name, raw in sent])
     data = b"".join(each for each, *_ in sent)
-    arena = scratch(DatagramArena, len(data) + len(sent), len(data) + 1)
+    arena = scratch(Datagrams.COLUMNS, len(data) + len(sent), len(data) + 1)
     count = received.into(arena)
     rows = rows_of(arena)
     assert len(rows) == count == received.tally[DATAGRAMS]
@@ -171,9 +174,9 @@ def test_any_messages_add_up(sent: list[tuple[bytes, bytes, bytes]]) -> None:
 def test_a_message_becomes_a_row() -> None:
     """Bytes, time, sender and ports of IPv4 and IPv6, and headers made ready again."""
     received = Received([(b"one", 3, NAMED, timed(AT)), (b"", 0, NAMED_6, timed(AT + 1))])
-    arena = scratch(DatagramArena, 8, 1024)
+    arena = scratch(Datagrams.COLUMNS, 8, 1024)
     assert received.into(arena) == 2
-    batch = arena.batch(5, 0)
+    batch = batch_of(arena, 5)
     assert rows_of(arena) == [(b"one", 3), (b"", 0)]
     assert batch.at_ns.tolist() == [AT, AT + 1]
     assert batch.sport.tolist() == [40_000, 40_001]
@@ -188,9 +191,9 @@ def test_a_message_becomes_a_row() -> None:
 def test_a_message_without_time_takes_the_one_before() -> None:
     """A time is never zero once one was seen."""
     received = Received([(b"a", 1, NAMED, timed(AT)), (b"b", 1, NAMED, b"")])
-    arena = scratch(DatagramArena, 8, 64)
+    arena = scratch(Datagrams.COLUMNS, 8, 64)
     received.into(arena)
-    assert arena.at_ns[:2].tolist() == [AT, AT]
+    assert arena.columns["at_ns"][:2].tolist() == [AT, AT]
 
 
 @given(
@@ -210,7 +213,7 @@ def test_segments_are_the_same_however_arenas_cut_them(
         messages.append((data, len(data), NAMED, timed(AT) + gro))
     received, got = Received(messages), []
     while received.place[1] < received.place[0]:
-        arena = scratch(DatagramArena, rows, bytes_)
+        arena = scratch(Datagrams.COLUMNS, rows, bytes_)
         received.into(arena)
         got += [bytes_of for bytes_of, _ in rows_of(arena)]
     assert got == want
@@ -222,13 +225,13 @@ def test_what_was_cut_short_is_known() -> None:
     received = Received(
         [(b"x" * SLOT, 1000, NAMED, b""), (b"yyyy", 4, NAMED, b""), (b"z" * SLOT, 500, NAMED, gro)]
     )
-    arena = scratch(DatagramArena, 8, 4096)
+    arena = scratch(Datagrams.COLUMNS, 8, 4096)
     assert received.into(arena) == 5
     lengths = [(len(data), whole) for data, whole in rows_of(arena)]
     assert lengths == [(SLOT, 1000), (4, 4), (200, 200), (SLOT - 200, 200), (0, 100)]
     assert received.tally[TRUNCATED] == 3
     short = Received([(b"yyyy", 4, NAMED, b"")])
-    arena = scratch(DatagramArena, 8, 64)
+    arena = scratch(Datagrams.COLUMNS, 8, 64)
     short.into(arena, bytes_max=3)
     assert rows_of(arena) == [(b"yyy", 4)]
 
@@ -248,7 +251,7 @@ def test_drops_reach_the_tally_with_the_message_that_tells() -> None:
     """Messages tell of the drops before them."""
     told = [control(1, 40, struct.pack("=I", n)) for n in (7, 9)]
     received = Received([(b"", 0, NAMED, b""), *((b"", 0, NAMED, raw) for raw in told)])
-    received.into(scratch(DatagramArena, 8, 64))
+    received.into(scratch(Datagrams.COLUMNS, 8, 64))
     assert received.tally[KERNEL_DROPPED] == 9
 
 
@@ -262,9 +265,9 @@ def test_device_frames_are_taken_from_datagrams() -> None:
             (frame, 1000, NAMED_6, timed(AT)),
         ]
     )
-    arena = scratch(DatagramArena, 8, 1024)
+    arena = scratch(Datagrams.COLUMNS, 8, 1024)
     received.into(arena)
-    packets, headers = arena.batch(100, 0).as_packets(source=3)
+    packets, headers = batch_of(arena, 100).as_packets(source=3)
     reason, frames = device_frames(packets, headers, 9999, 1024)
     assert reason.tolist() == [0, Reason.FRAME_SHORT, Reason.SNAPPED]
     assert frames.seq.tolist() == [7]
@@ -287,9 +290,9 @@ def _digest() -> str:
         messages.append((data, size, name, raw))
     received, whole = Received(messages), hashlib.blake2b(digest_size=8)
     while received.place[1] < received.place[0]:
-        arena = scratch(DatagramArena, 50, 4096)
+        arena = scratch(Datagrams.COLUMNS, 50, 4096)
         received.into(arena, bytes_max=200)
-        batch = arena.batch(0, 0)
+        batch = batch_of(arena)
         for column in ("arena", *batch.COLUMNS):
             whole.update(getattr(batch, column).tobytes())
     whole.update(received.tally.tobytes())

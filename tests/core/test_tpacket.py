@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.arenas import PacketArena, scratch
+from connectors.arenas import Arena, scratch
 from core.bpf import MEM_WORDS
 from core.tpacket import (
     BLOCK,
     BYTES,
+    COLUMNS,
     FILTERED,
     LEFT,
     LOST,
@@ -77,14 +78,13 @@ class Rung:
         self.words = np.frombuffer(bytearray(self.blocks), np.uint32)
         self.place[LEFT] = -1
 
-    def into(self, arena: PacketArena) -> bool:
+    def into(self, arena: Arena) -> bool:
         """Walk on."""
         self.place[ROWS], self.place[USED] = arena.rows, arena.used
         done = walk(
             self.words.view(np.uint8), self.words, BLOCK_BYTES,
             np.array([SNAPLEN, 7, self.tags]), self.program, np.zeros(MEM_WORDS, np.int64),
-            self.place, self.tally, arena.memory, arena.start, arena.caplen, arena.wirelen,
-            arena.at_ns, arena.linktype,
+            self.place, self.tally, arena.memory, *arena.columns.values(),
         )  # fmt: skip
         arena.rows, arena.used = int(self.place[ROWS]), int(self.place[USED])
         return bool(done)
@@ -94,15 +94,13 @@ class Rung:
         return [int(word) for word in self.words[2 :: BLOCK_BYTES // 4]]
 
 
-def rows_of(arena: PacketArena) -> list[tuple[bytes, int, int, int]]:
-    batch = arena.batch(0)
+def rows_of(arena: Arena) -> list[tuple[bytes, int, int, int]]:
+    filled = arena.filled()
+    columns = (filled[name].tolist() for name in COLUMNS)
     return [
-        (batch.arena[a : a + n].tobytes(), wire, at, link)
-        for a, n, wire, at, link in zip(
-            batch.start.tolist(), batch.caplen.tolist(), batch.wirelen.tolist(),
-            batch.at_ns.tolist(), batch.linktype.tolist(), strict=True,
-        )
-    ]  # fmt: skip
+        (filled["arena"][a : a + n].tobytes(), wire, at, link)
+        for a, n, wire, at, link in zip(*columns, strict=True)
+    ]
 
 
 def plain(*data: bytes) -> list[tuple[bytes, Beside]]:
@@ -112,7 +110,7 @@ def plain(*data: bytes) -> list[tuple[bytes, Beside]]:
 def test_blocks_are_taken_in_turn_and_given_back() -> None:
     """Each block that is ours is copied and returned; the first that is not ends the walk."""
     rung = Rung(block(plain(b"one", b"three")) + block([]) + block(plain(b"xx"), status=0))
-    arena = scratch(PacketArena, 8, 1024)
+    arena = scratch(COLUMNS, 8, 1024)
     assert rung.into(arena)
     at = SECOND * 1_000_000_000
     assert rows_of(arena) == [(b"one", 3, at, 7), (b"three", 5, at + 1, 7)]
@@ -132,7 +130,7 @@ def test_a_full_arena_ends_the_walk_and_another_goes_on(rows: int, bytes_: int) 
     rung = Rung(block(plain(*data)) + block(plain(*data), status=0))
     got = []
     for turn in range(4):
-        arena = scratch(PacketArena, rows, bytes_)
+        arena = scratch(COLUMNS, rows, bytes_)
         done = rung.into(arena)
         got += [row[0] for row in rows_of(arena)]
         assert rung.statuses()[0] == (0 if done else 1)
@@ -155,10 +153,10 @@ def test_tags_are_put_back(beside: Beside, tag: str) -> None:
     """A tag beside a packet lies behind the addresses again, and counts in both lengths."""
     data = MACS + b"\x08\x00body"
     want = MACS + bytes.fromhex(tag) + b"\x08\x00body"
-    arena = scratch(PacketArena, 8, 1024)
+    arena = scratch(COLUMNS, 8, 1024)
     Rung(block([(data, beside)]) + block([], 0)).into(arena)
     assert [row[:2] for row in rows_of(arena)] == [(want, len(want))]
-    without = scratch(PacketArena, 8, 1024)
+    without = scratch(COLUMNS, 8, 1024)
     Rung(block([(data, beside)]) + block([], 0), tags=0).into(without)
     assert [row[:2] for row in rows_of(without)] == [(data, len(data))]
 
@@ -167,10 +165,10 @@ def test_a_packet_is_cut_with_its_tag() -> None:
     """The snap length counts the tag, and what was cut is known."""
     data = MACS + b"\x08\x00" + bytes(SNAPLEN - 14)
     rung = Rung(block([(data, (VALID, 1, 0)), (data, (0, 0, 0))]) + block([], 0))
-    arena = scratch(PacketArena, 8, 1024)
+    arena = scratch(COLUMNS, 8, 1024)
     rung.into(arena)
-    assert arena.caplen[:2].tolist() == [SNAPLEN, SNAPLEN]
-    assert arena.wirelen[:2].tolist() == [SNAPLEN + 4, SNAPLEN]
+    assert arena.columns["caplen"][:2].tolist() == [SNAPLEN, SNAPLEN]
+    assert arena.columns["wirelen"][:2].tolist() == [SNAPLEN + 4, SNAPLEN]
     assert rung.tally[TRUNCATED] == 1
 
 
@@ -180,7 +178,7 @@ def test_tagged_packets_are_judged_whole() -> None:
     data = MACS + b"\x08\x00body"
     packets = [(data, (VALID, 5, 0)), (data, (VALID, 6, 0)), (data, (0, 0, 0))]
     rung = Rung(block(packets) + block([], 0), program=vlan)
-    arena = scratch(PacketArena, 8, 1024)
+    arena = scratch(COLUMNS, 8, 1024)
     rung.into(arena)
     assert [row[0][12:16].hex() for row in rows_of(arena)] == ["81000005", "0800626f"]
     assert rung.tally[[PACKETS, FILTERED]].tolist() == [2, 1]
@@ -209,7 +207,7 @@ def test_offsets_are_not_believed(at: int, shape: str, value: int) -> None:
     """What would lead out of a block ends it; its packets count as lost, and the next come."""
     blocks = put(block(plain(b"one", b"two")), at, shape, value) + block(plain(b"next"))
     rung = Rung(blocks + block([], 0))
-    arena = scratch(PacketArena, 8, 1024)
+    arena = scratch(COLUMNS, 8, 1024)
     rung.into(arena)
     assert [row[0] for row in rows_of(arena)] == [b"next"]
     assert rung.tally[LOST] == 2
@@ -220,7 +218,7 @@ def test_a_packet_that_follows_itself_ends() -> None:
     """However many packets a block claims, it is walked in bounded time."""
     blocks = put(put(block(plain(b"one")), 12, "=I", 0xFFFF_FFFF), 48, "=I", 0)
     rung = Rung(blocks + block([], 0))
-    arena = scratch(PacketArena, 100, 4096)
+    arena = scratch(COLUMNS, 100, 4096)
     assert rung.into(arena)
     assert rung.tally[PACKETS] == BLOCK_BYTES // 48
 
@@ -241,7 +239,7 @@ def walked(seed: int) -> str:
         raw[8] = 1
         rung = Rung(raw.tobytes())
         for _ in range(6):
-            arena = scratch(PacketArena, 5, 300)
+            arena = scratch(COLUMNS, 5, 300)
             done = rung.into(arena)
             digest.update(repr((done, rows_of(arena), rung.place[:3], rung.tally)).encode())
     return digest.hexdigest()
@@ -251,10 +249,10 @@ def walked(seed: int) -> str:
 def test_any_bytes_are_walked(raw: bytes) -> None:
     """Whatever is in a ring, rows lie inside the arena, and the walk ends."""
     rung = Rung(put(raw, 8, "=I", 1))
-    arena = scratch(PacketArena, 64, 1024)
+    arena = scratch(COLUMNS, 64, 1024)
     rung.into(arena)
     assert arena.rows <= 64
-    assert arena.used == arena.caplen[: arena.rows].sum() <= 1024
+    assert arena.used == arena.filled()["caplen"].sum() <= 1024
 
 
 def test_plain_python_walks_alike() -> None:
