@@ -9,7 +9,6 @@ baseline of each ratio is device frames of the same number in the same run.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable
 
@@ -19,9 +18,9 @@ from core.batches import FrameBatch, HeaderBatch, PacketBatch
 from core.frame import device_frames, encode_frame
 from core.headers import decode_headers
 from core.payloads import Payloads
+from tests.bench.figures import MACHINE, SMOKE
 from tests.frames import PORT, packet_batch, udp_packet
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 BATCH = 500 if SMOKE else 8_192
 ROUNDS = 1 if SMOKE else 25
 REPEATS = 1 if SMOKE else 5
@@ -103,7 +102,7 @@ def main() -> None:
     whole = {name: statistics.median(map(sum, found)) for name, found in costs.items()}
     for name, found in costs.items():
         line = {
-            "cores": os.cpu_count(),
+            "machine": MACHINE,
             "batch": BATCH,
             "repeats": REPEATS,
             "format": name,

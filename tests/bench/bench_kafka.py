@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,9 +26,9 @@ from connectors.kafka_topics import ensure
 from core.sections import KafkaSettings
 from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
 from tests.bench import traffic
+from tests.bench.figures import MACHINE, SMOKE
 from tests.kafka.broker import Broker
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 RECORDS = 200_000 if SMOKE else 2_000_000
 """So many that starting (about half a second of CPU) does not count for much."""
 REPEATS = 1 if SMOKE else 5
@@ -101,7 +100,7 @@ def main() -> None:
                     (alone | whole)[what].append(cost)
         AdminClient({"bootstrap.servers": servers}).delete_topics(made)
     result: dict[str, Any] = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": MACHINE,
         "records": packets,
         "repeats": REPEATS,
     }

@@ -11,7 +11,6 @@ worst; the ratio is the CPU of a packet to that of the same packets replayed fro
 from __future__ import annotations
 
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -21,11 +20,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
+from tests.bench.figures import MACHINE, ROOT, SMOKE, Row
+
 SECONDS = 1.0 if SMOKE else 10.0
 REPEATS = 1 if SMOKE else 5
 DEVICES = 1000
-ROOT = Path(__file__).resolve().parents[2]
 OFF = {"dam": {"enabled": False}}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {  # name → packets/s, settings
     "latency": (5_000 if SMOKE else 50_000, OFF),
@@ -35,8 +34,6 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # name → packets/s, settings
     "idle_16_shards": (0, {"run": {"shards": 16}}),
 }
 WORST = {"lost": max, "behind_percent": max}
-
-Row = dict[str, float]
 
 
 def measured(rate_hz: int, sections: dict[str, Any]) -> Row:
@@ -118,7 +115,7 @@ def main() -> None:
     base_us = statistics.median(replayed_us() for _ in range(REPEATS))
     for case, (rate_hz, sections) in CASES.items():
         rows = [measured(rate_hz, sections) for _ in range(REPEATS)]
-        line: dict[str, Any] = {"case": case, "cpus": os.cpu_count(), "repeats": REPEATS}
+        line: dict[str, Any] = {"case": case, "machine": MACHINE, "repeats": REPEATS}
         line |= {"seconds": SECONDS, "rate_asked": rate_hz, "devices": DEVICES}
         for name in rows[0]:
             pick = WORST.get(name, statistics.median)

@@ -14,32 +14,26 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import resource
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from connectors.clock import cpu_ns, monotonic_ns
 from connectors.packet_ring import PacketRing
 from connectors.packet_socket import PacketOptions, open_sockets
 from connectors.ring import RingOptions
+from tests.bench.figures import MACHINE, ROOT, SMOKE, Row, median
+from tests.bench.rings import emptied, idle, looped, stopped_after
 from tests.netns import Namespace, namespace
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 SECONDS = 0.3 if SMOKE else 2.0
 REPEATS = 1 if SMOKE else 5
 BYTES = 170
-ROOT = Path(__file__).resolve().parents[2]
-
-Row = dict[str, float]
 
 
 def sender(where: Namespace) -> subprocess.Popen[str]:
@@ -64,48 +58,25 @@ def ringed(where: Namespace, expression: str) -> Row:
     ring, stopping = ring_of(where, expression)
     ring.start()
     before = where.passed(where.left)
-    other = sender(where)
-
-    def wait() -> None:
-        other.communicate()
-        stopping.set()
-
-    threading.Thread(target=wait, daemon=True).start()
-    cpu, batches = cpu_ns(), 0
-    while not ring.ended:
-        batches += ring.get(0.1) is not None
-    seconds, counts = (cpu_ns() - cpu) * 1e-9, ring.counts()
+    stopped_after(sender(where), stopping)
+    row, counts = emptied(ring, SECONDS)
     sent = where.passed(where.left) - before
-    return {
-        "received_per_cpu_s": counts.received / seconds,
-        "cores": seconds / SECONDS,
+    return row | {
         "sent_per_s": sent / SECONDS,
         "received_share": counts.received / sent,
-        "batch_len": counts.received / max(batches, 1),
         "unaccounted": sent - counts.received - counts.kernel_dropped - counts.ring_dropped,
     }
 
 
-def looped(where: Namespace) -> Row:
-    """Receive one by one."""
+def one_by_one(where: Namespace) -> Row:
+    """Receive by Python's own calls."""
     with where.entered():
         receiving = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     with receiving:
         receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         receiving.bind((where.right, 3))
         receiving.settimeout(0.2)
-        other = sender(where)
-        buffer, count, cpu = bytearray(65_536), 0, cpu_ns()
-        while other.poll() is None:
-            try:
-                while True:
-                    receiving.recv_into(buffer)
-                    count += 1
-            except TimeoutError:
-                continue
-        seconds = (cpu_ns() - cpu) * 1e-9
-        other.communicate()
-    return {"received_per_cpu_s": count / seconds}
+        return looped(receiving.recv_into, sender(where))
 
 
 def dumped(where: Namespace) -> Row:
@@ -129,36 +100,15 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def idle(where: Namespace) -> Row:
-    """Let a ring wait for nothing, its taker in waits of 50 ms."""
-    ring, stopping = ring_of(where, "")
-    ring.start()
-    cpu, until = cpu_ns(), monotonic_ns() + int(SECONDS * 1e9)
-    while monotonic_ns() < until:
-        ring.get(0.05)
-    share = (cpu_ns() - cpu) * 1e-9 / SECONDS
-    stopping.set()
-    ring.join()
-    return {"cores": share}
-
-
-def median(rows: list[Row]) -> Row:
-    """Return the median of each number."""
-    return {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
-
-
 def main() -> None:
     """Measure and print JSON."""
     if os.getuid() != 0 or shutil.which("ip") is None:
         print(json.dumps({"case": "packet", "skipped": "needs root and iproute2"}))
         return
-    machine = {
-        "machine": platform.machine(), "kernel": platform.release(), "cpus": os.cpu_count(),
-        "repeats": REPEATS, "seconds": SECONDS, "bytes": BYTES,
-    }  # fmt: skip
+    about = {"machine": MACHINE, "repeats": REPEATS, "seconds": SECONDS, "bytes": BYTES}
     with namespace() as where:
-        base = median([looped(where) for _ in range(REPEATS)])
-        print(json.dumps({"case": "recv_into", **machine, **base}))
+        base = median([one_by_one(where) for _ in range(REPEATS)])
+        print(json.dumps({"case": "recv_into", **about, **base}))
         cases: dict[str, Callable[[], Row]] = {
             "ring": lambda: ringed(where, ""),
             "ring_filtered": lambda: ringed(where, "ip or arp"),
@@ -169,7 +119,14 @@ def main() -> None:
             row = median([measure() for _ in range(REPEATS)])
             ratio = round(row["received_per_cpu_s"] / base["received_per_cpu_s"], 2)
             print(json.dumps({"case": name, **row, "ratio_to_baseline": ratio}))
-        print(json.dumps({"case": "idle", **median([idle(where) for _ in range(REPEATS)])}))
+        print(
+            json.dumps(
+                {
+                    "case": "idle",
+                    **median([idle(*ring_of(where, ""), SECONDS) for _ in range(REPEATS)]),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ the page cache is warm; the sink is null.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import struct
 import subprocess
@@ -23,8 +21,8 @@ from typing import Any
 
 from connectors.clock import monotonic_ns
 from tests.bench import traffic
+from tests.bench.figures import MACHINE, SMOKE
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 PACKETS = 200_000 if SMOKE else 2_000_000
 MEMORY_PACKETS = 400_000 if SMOKE else 5_000_000
 BASELINE_PACKETS = 100_000
@@ -128,8 +126,7 @@ def main() -> None:
             measure(path, by, rate)
             results[name] = case(path, packets, by, rate)
             path.unlink()
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    print(json.dumps({"machine": machine, "batch_len": 8192, "repeats": REPEATS, **results}))
+    print(json.dumps({"machine": MACHINE, "batch_len": 8192, "repeats": REPEATS, **results}))
 
 
 if __name__ == "__main__":

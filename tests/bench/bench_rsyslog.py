@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,12 +30,13 @@ from confluent_kafka import Consumer, TopicPartition
 
 from connectors.clock import monotonic_ns, sleep_until
 from core.topics import TELEMETRY, TOPICS
+from tests.bench.figures import MACHINE, SMOKE
 from tests.bench.ingest import Ingest
 from tests.bench.rsyslog import Rsyslog, Tuning, missing, version
+from tests.bench.subject import Subject
 from tests.kafka import topics
 from tests.kafka.broker import Broker
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 SECONDS = 2.0 if SMOKE else 30.0
 REPEATS = 1 if SMOKE else 5
 RATE_HZ = 20_000 if SMOKE else 100_000
@@ -81,7 +81,7 @@ def glance() -> None:
     sleep_until(monotonic_ns() + GLANCE_NS)
 
 
-def until_it_waits(subject: Rsyslog | Ingest) -> None:
+def until_it_waits(subject: Subject) -> None:
     """Wait until a process has its port and has become idle: nothing of its start is measured."""
     for _ in range(400):
         begun = cpu_s(subject.pid)
@@ -122,7 +122,7 @@ def turn(case: str, folder: Path, servers: str, consumer: Consumer, seconds: flo
     topic = f"bench.{folder.name}"
     topics.create(servers, topic, partitions=PARTITIONS)
     with ExitStack() as stack:
-        subject: Rsyslog | Ingest
+        subject: Subject
         if case in TUNINGS:
             subject = Rsyslog(folder, servers, topic, TUNINGS[case], PRODUCER)
         else:
@@ -180,7 +180,7 @@ def main() -> None:
                 print(f"{case}: {found[case][-1]}", file=sys.stderr, flush=True)
         consumer.close()
     result: dict[str, Any] = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": MACHINE,
         "rsyslog": version(), "rate_asked": RATE_HZ, "seconds": seconds, "repeats": REPEATS,
         "devices": DEVICES, "partitions": PARTITIONS, "producer": PRODUCER,
         "cases": {case: summed_up(turns) for case, turns in found.items()},

@@ -10,7 +10,6 @@ The baseline is a loop of `socket.send` over payloads made before.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import statistics
 import sys
@@ -22,8 +21,8 @@ from connectors.clock import cpu_ns
 from core.endpoint import Endpoint
 from core.scenario import Traffic
 from flows.send import SendSummary, send
+from tests.bench.figures import MACHINE, SMOKE
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 RATES_HZ = (10_000,) if SMOKE else (10_000, 100_000, 300_000)
 SECONDS = 1 if SMOKE else 3
 REPEATS = 1 if SMOKE else 3
@@ -70,7 +69,7 @@ def report(rate_hz: int, gso: bool, runs: list[tuple[SendSummary, float]], loop_
     rates = [done.rate for done, _ in runs]
     cost_us = statistics.median(cpu_s * 1e6 / done.sent for done, cpu_s in runs)
     line = {
-        "cores": os.cpu_count(),
+        "machine": MACHINE,
         "repeats": REPEATS,
         "seconds": SECONDS,
         "devices": DEVICES,

@@ -14,9 +14,7 @@ of all tables, pickled.
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,8 +34,8 @@ from flows.dam_step import DamStep
 from flows.ingest import build
 from flows.run import Run
 from tests.bench import traffic
+from tests.bench.figures import MACHINE, SMOKE
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 PACKETS = 60_000 if SMOKE else 1_000_000
 REPEATS = 1 if SMOKE else 3
 EPOCH_S = 1.0
@@ -177,8 +175,7 @@ def main() -> None:
         file, mode, more, store = sys.argv[1:]
         print(json.dumps(one(Path(file), mode, json.loads(more), store)))
         return
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    about = {"machine": machine, "batch_len": 8192, "epoch_s": EPOCH_S, "repeats": REPEATS}
+    about = {"machine": MACHINE, "batch_len": 8192, "epoch_s": EPOCH_S, "repeats": REPEATS}
     with tempfile.TemporaryDirectory() as folder:
         for name, (devices, by, extra) in CASES.items():
             path = Path(folder) / f"{devices}.pcap"

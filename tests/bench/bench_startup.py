@@ -17,8 +17,9 @@ from pathlib import Path
 
 from connectors.clock import monotonic_ns
 from tests.bench import traffic
+from tests.bench.figures import MACHINE, SMOKE
 
-REPEATS = 1 if os.environ.get("PENSTOCK_TEST_SMOKE") == "1" else 5
+REPEATS = 1 if SMOKE else 5
 
 
 def seconds(*arguments: str, cache: str) -> float:
@@ -47,7 +48,7 @@ def main() -> None:
     }
     result = {name: round(statistics.median(values), 3) for name, values in medians.items()}
     result["help_ratio_to_baseline"] = round(result["help_s"] / result["baseline_python_s"], 1)
-    print(json.dumps({"cores": os.cpu_count(), "repeats": REPEATS, **result}))
+    print(json.dumps({"machine": MACHINE, "repeats": REPEATS, **result}))
 
 
 if __name__ == "__main__":

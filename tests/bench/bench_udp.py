@@ -12,21 +12,18 @@ share of a core that a ring without traffic takes, and how long stopping under l
 from __future__ import annotations
 
 import json
-import os
-import platform
 import socket
-import statistics
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
-from connectors.clock import cpu_ns, monotonic_ns
+from connectors.clock import monotonic_ns
 from connectors.ring import RingOptions
 from connectors.udp_ring import UdpRing
 from connectors.udp_socket import UdpOptions, UdpSocket, open_sockets
+from tests.bench.figures import MACHINE, ROOT, SMOKE, Row, median
+from tests.bench.rings import emptied, idle, looped, stopped_after
 
-SMOKE = os.environ.get("PENSTOCK_TEST_SMOKE") == "1"
 SECONDS = 0.3 if SMOKE else 2.0
 REPEATS = 1 if SMOKE else 5
 BYTES = 128
@@ -35,9 +32,6 @@ CASES = {
     "gso": UdpOptions(gro=True),
     "gso_split": UdpOptions(gro=False),
 }
-ROOT = Path(__file__).resolve().parents[2]
-
-Row = dict[str, float]
 
 
 def sender(port: int, how: str, seconds: float) -> subprocess.Popen[str]:
@@ -51,18 +45,6 @@ def sender(port: int, how: str, seconds: float) -> subprocess.Popen[str]:
     )
 
 
-def stopped_after(other: subprocess.Popen[str], stopping: threading.Event) -> list[int]:
-    """Set `stopping` when the other process has ended; return a list that gets what it sent."""
-    sent: list[int] = []
-
-    def wait() -> None:
-        sent.append(int(other.communicate()[0]))
-        stopping.set()
-
-    threading.Thread(target=wait, daemon=True).start()
-    return sent
-
-
 def ring_of(options: UdpOptions) -> tuple[UdpSocket, UdpRing, threading.Event]:
     """Open a ring on loopback."""
     stopping = threading.Event()
@@ -74,17 +56,12 @@ def received(how: str, options: UdpOptions) -> Row:
     """Receive by the ring what one sender sends."""
     where, ring, stopping = ring_of(options)
     ring.start()
-    sent = stopped_after(sender(where.port, how.partition("_")[0], SECONDS), stopping)
-    cpu, batches = cpu_ns(), 0
-    while not ring.ended:
-        batches += ring.get(0.1) is not None
-    seconds, counts = (cpu_ns() - cpu) * 1e-9, ring.counts()
-    return {
-        "received_per_cpu_s": counts.received / seconds,
-        "cores": seconds / SECONDS,
-        "received_share": counts.received / sent[0],
-        "batch_len": counts.received / max(batches, 1),
-        "unaccounted": sent[0] - counts.received - counts.kernel_dropped - counts.ring_dropped,
+    printed = stopped_after(sender(where.port, how.partition("_")[0], SECONDS), stopping)
+    row, counts = emptied(ring, SECONDS)
+    sent = int(printed[0])
+    return row | {
+        "received_share": counts.received / sent,
+        "unaccounted": sent - counts.received - counts.kernel_dropped - counts.ring_dropped,
     }
 
 
@@ -94,31 +71,13 @@ def baseline() -> Row:
         receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         receiving.bind(("127.0.0.1", 0))
         receiving.settimeout(0.2)
-        other = sender(receiving.getsockname()[1], "each", SECONDS)
-        buffer, count, cpu = bytearray(65_536), 0, cpu_ns()
-        while other.poll() is None:
-            try:
-                while True:
-                    receiving.recvfrom_into(buffer)
-                    count += 1
-            except TimeoutError:
-                continue
-        seconds = (cpu_ns() - cpu) * 1e-9
-        other.communicate()
-    return {"received_per_cpu_s": count / seconds}
+        return looped(receiving.recvfrom_into, sender(receiving.getsockname()[1], "each", SECONDS))
 
 
-def idle() -> Row:
-    """Let a ring wait for nothing, its taker in waits of 50 ms."""
+def at_rest() -> Row:
+    """Let a ring wait for nothing."""
     _, ring, stopping = ring_of(UdpOptions())
-    ring.start()
-    cpu, until = cpu_ns(), monotonic_ns() + int(SECONDS * 1e9)
-    while monotonic_ns() < until:
-        ring.get(0.05)
-    share = (cpu_ns() - cpu) * 1e-9 / SECONDS
-    stopping.set()
-    ring.join()
-    return {"cores": share}
+    return idle(ring, stopping, SECONDS)
 
 
 def stop() -> Row:
@@ -138,24 +97,16 @@ def stop() -> Row:
     return {"stop_s": seconds}
 
 
-def median(rows: list[Row]) -> Row:
-    """Return the median of each number."""
-    return {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
-
-
 def main() -> None:
     """Measure and print JSON."""
-    machine = {
-        "machine": platform.machine(), "kernel": platform.release(), "cpus": os.cpu_count(),
-        "repeats": REPEATS, "seconds": SECONDS, "bytes": BYTES,
-    }  # fmt: skip
+    about = {"machine": MACHINE, "repeats": REPEATS, "seconds": SECONDS, "bytes": BYTES}
     base = median([baseline() for _ in range(REPEATS)])
-    print(json.dumps({"case": "recvfrom_into", **machine, **base}))
+    print(json.dumps({"case": "recvfrom_into", **about, **base}))
     for how, options in CASES.items():
         row = median([received(how, options) for _ in range(REPEATS)])
         ratio = round(row["received_per_cpu_s"] / base["received_per_cpu_s"], 2)
         print(json.dumps({"case": how, "gro": options.gro, **row, "ratio_to_baseline": ratio}))
-    for name, measure in {"idle": idle, "stop": stop}.items():
+    for name, measure in {"idle": at_rest, "stop": stop}.items():
         print(json.dumps({"case": name, **median([measure() for _ in range(REPEATS)])}))
 
 

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from tests.kafka.broker import LEASH
+from tests.bench.subject import Subject
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 PLUGINS = "/usr/lib/*/rsyslog"
-PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,49 +96,13 @@ action(type="omfile" file="{folder}/said")
 """
 
 
-def free_port() -> int:
-    """Return a UDP port that nobody has at the moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
-
-
-class Rsyslog:
-    """An rsyslogd with a folder of its own, which ends with the process that started it.
-
-    Attributes:
-        port: Where it listens.
-        pid: The number of its process.
-    """
+class Rsyslog(Subject):
+    """An rsyslogd."""
 
     def __init__(
         self, folder: Path, servers: str, topic: str, tuning: Tuning, options: dict[str, str]
     ) -> None:
-        folder.mkdir(parents=True)
-        self.port, self._folder = free_port(), folder
+        super().__init__(folder)
         conf = folder / "rsyslog.conf"
         conf.write_text(configuration(folder, self.port, servers, topic, tuning, options))
-        command = [_program(), "-n", "-f", str(conf), "-i", str(folder / "pid")]
-        leash = (sys.executable, "-ISE", str(LEASH), str(os.getpid()))
-        with (folder / "stderr").open("wb") as said:
-            self._process = subprocess.Popen(
-                [*leash, *command], stdin=subprocess.DEVNULL, stdout=said, stderr=said
-            )
-        self.pid = self._process.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    @property
-    def said(self) -> str:
-        """What it said about itself."""
-        files = (self._folder / name for name in ("stderr", "said", "failed"))
-        return "\n".join(path.read_text(errors="replace")[:2000] for path in files if path.exists())
+        self.start([_program(), "-n", "-f", str(conf), "-i", str(folder / "pid")])
