@@ -1,13 +1,12 @@
 """The ingest graph: captured or live packets to records, on one screen.
 
-                  controls ──┐
-    source → decode → frame ─┼→ dam ─┬→ features → score → findings ─┐
+    source → decode → frame ─┬→ dam ─┬→ features → score → findings ─┐
          └─ or intake, deal ─┤       └→ telemetry or flows ──────────┼→ sink
                              └→ dead letters ────────────────────────┘
 
-What is live comes with the time, which is dealt to all shards. What a topic holds was decoded by
-its source, and is only dealt to its shards. Flows that are read
-back are scored, and written no second time.
+What is live comes with the time, which is dealt to all shards, and with commands. What a topic
+holds was decoded by its source, and is only dealt to its shards. Flows that are read back are
+scored, and written no second time.
 
 `python -m bytewax.run flows.ingest:flow` builds it from the environment and `penstock.toml`.
 """
@@ -30,7 +29,6 @@ from flows.deal import deal, frame
 from flows.intake import take_in
 
 if TYPE_CHECKING:
-    from bytewax.inputs import Source
     from bytewax.operators import KeyedStream
 
     from core.controls import Retune
@@ -38,13 +36,11 @@ if TYPE_CHECKING:
     from flows.run import Run
 
 
-def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
+def build(run: Run) -> Dataflow:
     """Wire the graph of one run.
 
     Args:
         run: What its steps share.
-        controls: Where commands come from, if from anywhere; must end when `run.stopping` is set,
-            and so must a replay's when there are no more packets, or the run goes on.
     """
     flow = Dataflow("penstock_ingest")
     source = run.source()
@@ -62,10 +58,6 @@ def build(run: Run, controls: Source[Retune] | None = None) -> Dataflow:
     judged: KeyedStream[Arrivals | Retune] = arrivals
     if isinstance(source, LiveSource):
         judged = op.flat_map("told", arrivals, steps.with_commands(run))
-    if controls is not None:
-        commands = op.input("controls", flow, controls)
-        to_each = steps.to_every_shard(run)
-        judged = op.merge("commands", judged, op.flat_map("shards", commands, to_each))
     passages = op.stateful_batch("dam", judged, partial(DamStep, run))
     rows = op.stateful_batch("features", passages, partial(steps.FeatureStep, run))
     scored = op.stateful_batch("score", rows, partial(steps.ScoreStep, run))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bytewax._bytewax import run_main
-from bytewax.testing import TestingSource
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,16 +15,12 @@ from core.batches import FrameBatch
 from core.controls import Retune
 from core.dam import Dam
 from core.reasons import REASONS
-from core.sections import Settings
-from core.topics import TELEMETRY
 from flows.dam_step import RETUNES_MAX, DamStep
-from flows.ingest import build
 from flows.items import Arrivals, Passage
 from flows.run import Run
 from flows.simulate import START_NS
 from flows.steps import with_commands
-from flows.summary import Summary, summarise
-from tests.flows.runs import records, settings
+from tests.flows.runs import settings
 
 SLOW = {"rate_hz": 100, "burst": 20, "queue_len_max": 50, "queue_bytes_max": 1 << 20}
 SECOND_NS = 1_000_000_000
@@ -151,45 +143,3 @@ def test_what_a_run_is_told_reaches_each_shard_once() -> None:
     told = Retune(rate_hz=2, burst=5)
     assert list(step(arrived)) == [("0000", told), ("0001", told), arrived]
     assert list(step(arrived)) == [arrived]
-
-
-def steered(given: Settings, commands: list[Retune]) -> tuple[Summary, int]:
-    """Replay with commands from a second source; return also the rate at the end."""
-    run = Run(given, notify=lambda _: None)
-    run_main(build(run, TestingSource(commands)), epoch_interval=timedelta(seconds=10))
-    summary = summarise(run.ledger, given.capture.by, 1.0)
-    assert summary.adds_up
-    return summary, run.ledger.total()["rate_hz"]
-
-
-def since(folder: Path, at_ns: int) -> list[bytes]:
-    """Return the readings of packets from a time on, sorted."""
-    lines = [line for (t, _), each in records(folder).items() if t == TELEMETRY for line in each]
-    return sorted(line for line in lines if json.loads(line)["ts"] >= at_ns)
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_the_rate_changes_while_the_flow_runs(capture: Path, tmp_path: Path, shards: int) -> None:
-    """A command from a second source reaches every shard; how batches are cut changes nothing."""
-    slow = {"rate_hz": 60, "burst": 20, "queue_len_max": 10}
-    ways: dict[str, tuple[dict[str, Any], int]]
-    ways = {"off": ({"enabled": False}, 100), "slow": (slow, 100), "ten": (slow, 10),
-            "hundred": (slow, 100)}  # fmt: skip
-    # Four seconds in: by then the source of commands, read a batch at a time beside it, is read.
-    wide_ns = START_NS + 4 * SECOND_NS
-    wide = Retune(rate_hz=50_000, burst=1_000, at_ns=wide_ns)
-    found = {}
-    for name, (dam, batch_len) in ways.items():
-        run = {"sink": f"files:{tmp_path / name}", "shards": shards}
-        given = settings(capture, dam=dam, capture={"batch_len": batch_len}, run=run)
-        found[name] = steered(given, [wide] if name in ("ten", "hundred") else [])
-    passed = {name: summary.passed for name, (summary, _) in found.items()}
-    assert passed["slow"] < passed["ten"] < passed["off"]
-    assert records(tmp_path / "ten") == records(tmp_path / "hundred")
-    assert {name: rate for name, (_, rate) in found.items()} == {
-        "off": 0, "slow": 60 * shards, "ten": 50_000 * shards, "hundred": 50_000 * shards
-    }  # fmt: skip
-    # Once the queue has drained, everything passes; before the command, nothing changed.
-    drained_ns = wide_ns + SECOND_NS // 10
-    assert since(tmp_path / "ten", drained_ns) == since(tmp_path / "off", drained_ns)
-    assert since(tmp_path / "slow", drained_ns) != since(tmp_path / "off", drained_ns)
