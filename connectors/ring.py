@@ -90,14 +90,12 @@ class Occupancy(msgspec.Struct, frozen=True, kw_only=True):
     """How full a ring is.
 
     Attributes:
-        queued_arenas: Batches that wait to be taken.
         queued_rows: Their rows, and those of the batch being filled.
         busy_arenas: Arenas that are not free.
         arenas: All there are.
         kernel_bytes: Taken of the kernel's buffers.
     """
 
-    queued_arenas: int
     queued_rows: int
     busy_arenas: int
     arenas: int
@@ -187,7 +185,6 @@ class Ring(ABC, Generic[S, B]):
     def occupancy(self) -> Occupancy:
         """Return how full the ring is; of the kernel's buffers while they are open."""
         return Occupancy(
-            queued_arenas=self._full.qsize(),
             queued_rows=max(0, self.counts().received - self._taken),
             busy_arenas=self._arenas.count - self._arenas.free,
             arenas=self._arenas.count,

@@ -34,6 +34,7 @@ from core.datagrams import (
     UDP_GRO,
     add_drops,
 )
+from core.endpoint import Endpoint, parse
 from core.errors import SourceError, UsageError
 from core.plain import plain
 
@@ -152,26 +153,20 @@ Where = tuple[str, int] | tuple[str, int, int, int]
 
 def _resolve(text: str) -> list[tuple[int, Where]]:
     """Return family and socket address for each address that a text names."""
-    host, colon, port = text.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    shown = plain(text)
-    if not colon or not bare or (":" in bare) != host.startswith("["):
-        raise UsageError(f"udp {shown}: want HOST:PORT, as 0.0.0.0:9999 or [::]:9999")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535):
-        raise UsageError(f"udp {shown}: the port is not a number from 0 to 65535")
+    endpoint = parse(text, port_min=0)
     try:
-        found = socket.getaddrinfo(bare, int(port), type=socket.SOCK_DGRAM)
+        found = socket.getaddrinfo(*endpoint, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError, ValueError) as error:
         raise UsageError(
-            f"udp {shown}: no address of this name ({_why(error)}); check it, or give the address"
+            f"udp {plain(text)}: no address of this name ({_why(error)}); check it, or give the "
+            "address"
         ) from error
     families = (socket.AF_INET, socket.AF_INET6)
     return [(family, where) for family, _, _, _, where in found if family in families]  # type: ignore[misc]  # where: also bytes in typeshed, for families we do not ask for
 
 
 def _open(family: int, where: Where, options: UdpOptions) -> UdpSocket:
-    host = f"[{where[0]}]" if family == socket.AF_INET6 else where[0]
-    name = f"{host}:{where[1]}"
+    name = str(Endpoint(where[0], where[1]))
     try:
         handle = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     except OSError as error:
@@ -192,7 +187,7 @@ def _open(family: int, where: Where, options: UdpOptions) -> UdpSocket:
             raise SourceError(f"udp {name}: {_cure(error)}") from error
         opened.pop_all()
     port = int(handle.getsockname()[1])
-    return UdpSocket(handle, f"{host}:{port}", port, granted, gro)
+    return UdpSocket(handle, str(Endpoint(where[0], port)), port, granted, gro)
 
 
 def _buffer(handle: socket.socket, wanted: int) -> int:

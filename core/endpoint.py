@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from core.errors import UsageError
 
-_ENDPOINT = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<six>[^\[\]\s]*:[^\[\]\s]*)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})"
+)
 
 
 class Endpoint(NamedTuple):
@@ -18,7 +20,7 @@ class Endpoint(NamedTuple):
 
     Attributes:
         host: A name or an address, without brackets.
-        port: 1 … 65535.
+        port: 0 … 65535; 0 is any that is free.
     """
 
     host: str
@@ -28,11 +30,12 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse(text: str) -> Endpoint:
+def parse(text: str, port_min: int = 1) -> Endpoint:
     """Take an endpoint apart.
 
     Args:
         text: `HOST:PORT`, `[ADDRESS]:PORT` for IPv6.
+        port_min: The lowest port allowed.
 
     Returns:
         The endpoint; its host is not looked up.
@@ -41,7 +44,7 @@ def parse(text: str) -> Endpoint:
         UsageError: It is none.
     """
     match = _ENDPOINT.fullmatch(text)
-    if match is None or not 1 <= int(match["port"]) <= 0xFFFF or "\0" in text:
-        want = "want HOST:PORT or [ADDRESS]:PORT, the port 1 to 65535"
+    if match is None or not port_min <= int(match["port"]) <= 0xFFFF or "\0" in text:
+        want = f"want HOST:PORT or [ADDRESS]:PORT, the port {port_min} to 65535"
         raise UsageError(f"{text[:120]!r} is no endpoint: {want}")
     return Endpoint(match["six"] or match["host"], int(match["port"]))

@@ -47,7 +47,6 @@ PACKETS, BYTES, TRUNCATED, FILTERED, LOST = range(5)
 TALLY_FIELDS = 5
 # How packets are taken: bytes kept of each, their link type, and whether tags are put back.
 SNAPLEN, LINKTYPE, TAGS = range(3)
-RULE_FIELDS = 3
 
 # Words of 32 bits in the header of a block, and of a packet.
 STATUS, _COUNT, _FIRST = 2, 3, 4

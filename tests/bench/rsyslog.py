@@ -18,7 +18,6 @@ from pathlib import Path
 from tests.bench.subject import Subject
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-PLUGINS = "/usr/lib/*/rsyslog"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Ring:
         )  # fmt: skip
 
     def occupancy(self) -> Occupancy:
-        return Occupancy(queued_arenas=0, queued_rows=3, busy_arenas=2, arenas=16, kernel_bytes=77)
+        return Occupancy(queued_rows=3, busy_arenas=2, arenas=16, kernel_bytes=77)
 
 
 @dataclass(slots=True, kw_only=True)

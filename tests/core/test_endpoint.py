@@ -28,7 +28,7 @@ def test_an_endpoint_is_a_host_and_a_port(text: str, host: str, port: int) -> No
 @pytest.mark.parametrize(
     "text",
     ["", "host", "host:", ":9999", "host:0", "host:65536", "host:99999999", "host:x", "host:-1",
-     "::1:9999", "[::1]", "[]:9", "a b:9", "host:9\n", "host:٣", "udp://host:9"],
+     "::1:9999", "[::1]", "[]:9", "[127.0.0.1]:9", "a b:9", "host:9\n", "host:٣", "udp://host:9"],
 )  # fmt: skip
 def test_what_is_none_is_refused(text: str) -> None:
     """The line quotes the text and says what would be one."""

@@ -116,8 +116,12 @@ def _is_utf8(text: bytes) -> bool:
 SU = b"'su root' failed for lonvick on /dev/pts/8"
 SD1 = b'[exampleSDID@32473 iut="3" eventSource="Application" eventID="1011"]'
 SD2 = b'[examplePriority@32473 class="high"]'
+SIGNED = b'[sigSig ver="1" rsID="1234" iut="3" signature="..."]'
 ENTRY = b"An application event log entry..."
 DONUTS = b"%% It's time to make the do-nuts."
+RECIPE = (b"  %%  Ingredients: Mix=OK, Jelly=OK # Devices: Mixer=OK, Jelly_Injector=OK, Frier=OK # "
+          b"Transport: Conveyer1=OK, Conveyer2=OK # %%")  # fmt: skip
+FOLKS = b"1990 Oct 22 10:52:01 TZ-6 scapegoat.dmz.example.org 10.1.2.3 sched[0]: That's All Folks!"
 HOST = b"mymachine.example.com"
 
 EXAMPLES: list[tuple[bytes, Parts | Reason]] = [
@@ -138,20 +142,19 @@ EXAMPLES: list[tuple[bytes, Parts | Reason]] = [
     (b"Use the BFG!", Reason.SYSLOG_PRIORITY),
     (b"<13>Feb  5 17:32:18 10.0.0.99 Use the BFG!",
      (13, 3164, b"Feb  5 17:32:18", b"10.0.0.99", None, None, None, None, b"Use the BFG!")),
-    (b"<165>Aug 24 05:34:00 CST 1987 mymachine myproc[10]: " + DONUTS,
+    (b"<165>Aug 24 05:34:00 CST 1987 mymachine myproc[10]: " + DONUTS + RECIPE,
      (165, 3164, b"Aug 24 05:34:00", b"CST", None, None, None, None,
-      b"1987 mymachine myproc[10]: " + DONUTS)),
-    (b"<0>1990 Oct 22 10:52:01 TZ-6 scapegoat.dmz.example.org 10.1.2.3 sched[0]: That's All Folks!",
-     (0, 3164, None, None, None, None, None, None,
-      b"1990 Oct 22 10:52:01 TZ-6 scapegoat.dmz.example.org 10.1.2.3 sched[0]: That's All Folks!")),
+      b"1987 mymachine myproc[10]: " + DONUTS + RECIPE)),
+    (b"<0>" + FOLKS, (0, 3164, None, None, None, None, None, None, FOLKS)),
+    (b"<0>Oct 22 10:52:12 scapegoat " + FOLKS,
+     (0, 3164, b"Oct 22 10:52:12", b"scapegoat", None, None, None, None, FOLKS)),
     # RFC 5424 §6.2.3.1, times that are none; §6.3.5, structured data that is none or odd
     (b"<1>1 2003-08-24T05:14:15.000000003-07:00 h a - - -", Reason.SYSLOG_HEADER),
     (b"<1>1 1985-04-12T19:20:50.52-04:00 h a - - -",
      (1, 5424, b"1985-04-12T19:20:50.52-04:00", b"h", b"a", None, None, None, None)),
     (b"<1>1 - h a - - " + SD1 + b" " + SD2, (1, 5424, None, b"h", b"a", None, None, SD1, SD2)),
     (b"<1>1 - h a - - [ " + SD1[1:], Reason.SYSLOG_DATA),
-    (b"<1>1 - h a - - [sigSig ver=\"1\" rsID=\"1234\"]",
-     (1, 5424, None, b"h", b"a", None, None, b"[sigSig ver=\"1\" rsID=\"1234\"]", None)),
+    (b"<1>1 - h a - - " + SIGNED, (1, 5424, None, b"h", b"a", None, None, SIGNED, None)),
     (b'<1>1 - h a - - [x y="\\"\\\\\\]\\n"] ',
      (1, 5424, None, b"h", b"a", None, None, b'[x y="\\"\\\\\\]\\n"]', b"")),
     (b'<1>1 - h a - - [x y="]"]', Reason.SYSLOG_DATA),
