@@ -116,7 +116,7 @@ def _is_utf8(text: bytes) -> bool:
 SU = b"'su root' failed for lonvick on /dev/pts/8"
 SD1 = b'[exampleSDID@32473 iut="3" eventSource="Application" eventID="1011"]'
 SD2 = b'[examplePriority@32473 class="high"]'
-SIGNED = b'[sigSig ver="1" rsID="1234" iut="3" signature="..."]'
+SIGNED = b'[sigSig ver="1" rsID="1234" signature="..."]'
 ENTRY = b"An application event log entry..."
 DONUTS = b"%% It's time to make the do-nuts."
 RECIPE = (b"  %%  Ingredients: Mix=OK, Jelly=OK # Devices: Mixer=OK, Jelly_Injector=OK, Frier=OK # "
