@@ -33,6 +33,11 @@ def _choice(doc: str) -> Meta:
     return Meta(description=doc, extra={"bounds": ""})
 
 
+# Both kinds of live source have a ring of arenas.
+_Arenas = Annotated[int, _num("Batches there may be at once.", 2, 1024, "batches")]
+_ArenaBytes = Annotated[int, _num("Most bytes of one batch.", 64 << 10, 256 << 20, "bytes")]
+
+
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A section: frozen, by keyword, nothing unknown."""
 
@@ -85,10 +90,8 @@ class UdpSettings(_Section, frozen=True, kw_only=True):
         int, _num("Receive buffer of a socket to ask for; a short datagram takes 400 bytes.",
                   4 << 10, 1 << 30, "bytes")
     ] = 32 << 20  # fmt: skip
-    arenas: Annotated[int, _num("Batches there may be at once.", 2, 1024, "batches")] = 16
-    arena_bytes: Annotated[int, _num("Most bytes of one batch.", 64 << 10, 256 << 20, "bytes")] = (
-        4 << 20
-    )
+    arenas: _Arenas = 16
+    arena_bytes: _ArenaBytes = 4 << 20
     bytes_max: Annotated[
         int, _num("Bytes kept of a datagram; a longer one is ignored as cut.", 64, 65_536, "bytes")
     ] = 65_536
@@ -121,10 +124,8 @@ class PacketSettings(_Section, frozen=True, kw_only=True):
     block_ms: Annotated[
         int, _num("Longest wait of a packet for its block of that memory to fill.", 1, 5, "ms")
     ] = 2
-    arenas: Annotated[int, _num("Batches there may be at once.", 2, 1024, "batches")] = 16
-    arena_bytes: Annotated[int, _num("Most bytes of one batch.", 64 << 10, 256 << 20, "bytes")] = (
-        4 << 20
-    )
+    arenas: _Arenas = 16
+    arena_bytes: _ArenaBytes = 4 << 20
     parts: Annotated[
         int, _num("Parts that share each interface, on as many workers.", 1, 256, "parts")
     ] = 1
