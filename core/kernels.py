@@ -2,8 +2,9 @@
 
 Laws of a kernel:
 
-1. Its signature is explicit, so that importing the module compiles it (or loads it from the cache)
-   and no packet ever waits for a compiler.
+1. Its signature is explicit: it is compiled once, for these types, and a call with others fails.
+   That is done (or loaded from the cache) at the first call, because loading takes milliseconds and
+   no run calls all kernels. Where packets cannot wait, `load_kernels` does it before they come.
 2. It releases the GIL, touches only its arguments, and raises nothing.
 3. It gives the same answer as plain Python (`NUMBA_DISABLE_JIT=1`). Bytes are therefore widened
    with `int()` before a shift, and hash arithmetic is done in `uint64`, which wraps in both.
@@ -16,6 +17,7 @@ Source: numba reference manual, "Notes on Caching".
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sys
@@ -23,11 +25,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime import rtsys
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +48,8 @@ Tuple = types.Tuple
 """Type of a tuple of arrays: how kernels take tables with many columns."""
 
 on_compile: list[Callable[[str], None]] = []
-"""Called with a kernel's name after it was compiled rather than loaded from the cache."""
+"""Called with a kernel's name after it was compiled rather than loaded from the cache, by whichever
+thread called it first."""
 
 JIT = not numba.config.DISABLE_JIT
 
@@ -91,8 +97,24 @@ def _cache_folder() -> str | None:
     return None
 
 
-def _load_without_blas() -> None:
-    """Let numba load what it compiles arrays with, and scipy not: 0.4 s of every start.
+class _Cache(FunctionCache):  # type: ignore[misc]  # numba is untyped
+    """The cache of one kernel, read without what only compiling needs.
+
+    numba tells every type it knows of all that can be done with it, before it looks at the cache:
+    that takes longer than to load all kernels of a run, and is done again when one is compiled.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return what was compiled for a signature, `None` if that is not in the cache."""
+        rtsys.initialize(target_context)
+        loaded = self._load_overload(sig, target_context)
+        if loaded is None:
+            _prepare_to_compile()
+        return loaded
+
+
+def _prepare_to_compile() -> None:
+    """Let numba load what it compiles arrays with, and scipy not: that takes 0.4 s.
 
     It looks for the linear algebra of scipy when it does, and our kernels have none.
     """
@@ -108,11 +130,89 @@ def _load_without_blas() -> None:
 
 if JIT:
     numba.config.CACHE_DIR = _cache_folder() or ""
-    _load_without_blas()
+
+
+class Kernel:
+    """A function that is compiled, or loaded from the cache, when it is called for the first time.
+
+    By Python, or by another kernel that is being compiled. Loading a kernel brings along the code
+    of those it calls: they are not loaded themselves.
+
+    Attributes:
+        py_func: The function itself.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], signature: Any, options: dict[str, Any]
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.py_func = function
+        self._signature, self._options = signature, options
+        self._compiled: Any = None
+        self._run: Callable[..., Any] = self._first
+        _defined.append(self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it."""
+        return self._run(*arguments)
+
+    def _first(self, *arguments: Any) -> Any:
+        return self.load()(*arguments)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes it for in a kernel that calls it."""
+        return types.Dispatcher(self.load())
+
+    def load(self) -> Any:
+        """Return what numba made of it, now at the latest; by any thread."""
+        with global_compiler_lock:  # numba's own, so that there is no second one to wait for
+            if self._compiled is None:
+                self._compiled = self._run = self._compile()
+            return self._compiled
+
+    def _compile(self) -> Any:
+        dispatcher = numba.njit(**self._options)(self.py_func)
+        if numba.config.CACHE_DIR:
+            dispatcher._cache = _Cache(self.py_func)  # numba's own is set like this, too
+        else:
+            _prepare_to_compile()
+        try:
+            dispatcher.compile(self._signature)
+        except OSError:  # the cache cannot be written, for a full disk say: do without
+            dispatcher = numba.njit(**self._options)(self.py_func)
+            dispatcher.compile(self._signature)
+        dispatcher.disable_compile()
+        if sum(dispatcher.stats.cache_hits.values()) == 0:
+            for listener in on_compile:
+                listener(self.py_func.__name__)
+        return dispatcher
+
+    def callees(self) -> Iterator[Kernel]:
+        """Yield the kernels it calls."""
+        for name in self.py_func.__code__.co_names:
+            called = self.py_func.__globals__.get(name)
+            if isinstance(called, Kernel):
+                yield called
+
+
+_defined: list[Kernel] = []
+
+
+def load_kernels() -> None:
+    """Compile, or load, the kernels of all modules imported so far, before packets come.
+
+    All but those that others call: one of these that Python calls as well is in the cache then, and
+    takes milliseconds when it is called.
+    """
+    called = {id(callee) for caller in _defined for callee in caller.callees()}
+    for each in _defined:
+        if id(each) not in called:
+            each.load()
 
 
 def kernel(signature: Any, *, inline: bool = False, allocates: bool = False) -> Callable[[F], F]:
-    """Compile a function at import, without the GIL, from the cache when it is warm.
+    """Let numba compile a function when it is first called, without the GIL; cached.
 
     Args:
         signature: `returned(argument, …)` in the types of this module.
@@ -129,20 +229,13 @@ def kernel(signature: Any, *, inline: bool = False, allocates: bool = False) -> 
         if not JIT:
             quiet: F = np.errstate(over="ignore")(function)
             return quiet
-        options: dict[str, Any] = {"nogil": True, "cache": bool(numba.config.CACHE_DIR)}
-        if not allocates:
-            options["_nrt"] = False
-        if inline:
-            options["forceinline"] = True
-        try:
-            compiled = numba.njit(signature, **options)(function)
-        except OSError:  # the cache cannot be written, for a full disk say: do without
-            options["cache"] = False
-            compiled = numba.njit(signature, **options)(function)
-        if sum(compiled.stats.cache_hits.values()) == 0:
-            for listener in on_compile:
-                listener(function.__name__)
-        return compiled  # type: ignore[no-any-return]  # numba's dispatcher is untyped
+        # All of them are said, because what is not said is as in the kernel that calls this one.
+        options = {
+            "nogil": True,
+            "_nrt": allocates,
+            "forceinline": inline,
+        }
+        return cast("F", Kernel(function, signature, options))
 
     return decorate
 

@@ -237,8 +237,9 @@ def _compile(err: Console) -> None:
             bar.update(task, advance=1, visible=True)
 
         kernels.on_compile.append(tell)
-        import flows.replay  # noqa: F401  importing it is what compiles
+        import flows.replay  # noqa: F401  importing it brings along the kernels
 
+        kernels.load_kernels()
         kernels.on_compile.remove(tell)
 
 

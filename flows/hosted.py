@@ -68,6 +68,7 @@ def flow_from_environment() -> Dataflow:
     stop_on_signals(run.stopping)
     failed = _explain_errors()
     atexit.register(_summarise, run, monotonic_ns(), failed)
+    run.warm_up()
     return flow
 
 

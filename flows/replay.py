@@ -55,7 +55,6 @@ def replay(
     settings: Settings,
     notify: Callable[[str], None],
     progress: Progress | None = None,
-    begun_ns: int | None = None,
     on_record: OnRecord | None = None,
     reread: Callable[[], Settings] | None = None,
 ) -> Summary:
@@ -65,8 +64,6 @@ def replay(
         settings: All settings.
         notify: Called with one line for the user.
         progress: Called about ten times a second from another thread.
-        begun_ns: When the run began on the monotonic clock, if that was before this call, because
-            kernels had to be compiled for it.
         on_record: Shown each message that is read back from the embedded broker.
         reread: Reads the settings again when SIGHUP asks for it; of a live run only.
 
@@ -94,7 +91,8 @@ def replay(
         if reread is not None:
             undo.enter_context(in_service(run, reread))
         flow = build(run)
-        begun_ns = monotonic_ns() if begun_ns is None else begun_ns
+        begun_ns = monotonic_ns()
+        run.warm_up()
         with _reporting(run, progress):
             _execute(flow, settings.run.epoch_s, recovery)
         run.verify()

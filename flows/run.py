@@ -30,6 +30,7 @@ from connectors.scores import ScoresFile
 from connectors.waiting import Waiting
 from core.errors import UsageError
 from core.kafka_address import is_kafka, parse
+from core.kernels import load_kernels
 from core.link import LINK_ETHERNET
 from core.payloads import Payloads
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
@@ -302,6 +303,14 @@ class Run:
 
         servers, flushed = parse(run.sink, topic=False).servers, FLUSH_SECONDS.observe
         return KafkaSink(servers=servers, recovers=self.resumes, on_flush=flushed, **shared)
+
+    def warm_up(self) -> None:
+        """Load all kernels now if packets come at times of their own: they wait for no compiler.
+
+        Others are loaded when they are called first, so that a run waits for those it needs.
+        """
+        if self.is_live or self.settings.capture.speed:
+            load_kernels()
 
     def summary(self, seconds: float) -> Summary:
         """Add up what the run did.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.kernels import be16, be32, be_word, mix
+from core import kernels
+from core.kernels import JIT, Kernel, be16, be32, be_word, mix
+from core.xxh64 import xxh64
 from tests.disks import small_disk_at
 
 MASK = (1 << 64) - 1
@@ -47,12 +51,14 @@ from core import kernels
 compiled = []
 kernels.on_compile.append(compiled.append)
 from core import shards
+assert not compiled
+kernels.load_kernels()
 print(len(compiled), kernels.numba.config.CACHE_DIR)
 """
 
 
 def probe(**environment: str) -> tuple[int, str]:
-    """Import kernels in a fresh process; return how many were compiled, and the cache folder."""
+    """Load kernels in a fresh process; return how many were compiled, and the cache folder."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "HOME")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROBE],
@@ -62,7 +68,7 @@ def probe(**environment: str) -> tuple[int, str]:
     return int(count), folder
 
 
-def test_a_second_import_compiles_nothing(tmp_path: Path) -> None:
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     """Kernels are compiled once, and told of; afterwards they come from the cache."""
     first, folder = probe(NUMBA_CACHE_DIR=str(tmp_path))
     second, same = probe(NUMBA_CACHE_DIR=str(tmp_path))
@@ -117,9 +123,62 @@ def test_a_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
     assert folder() == "None"
 
 
+def printed(script: str) -> list[str]:
+    """Return what a fresh process prints, word by word."""
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.split()
+
+
 def test_starting_loads_no_linear_algebra() -> None:
     """Kernels have none, and loading scipy's would take longer than loading most of them."""
-    script = "import core.kernels, sys; print(*(m for m in sys.modules if 'scipy.linalg' in m))"
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == []
+    script = (
+        "import core.kernels, core.shards, sys\n"
+        "core.kernels.load_kernels()\n"
+        "print(*(m for m in sys.modules if 'scipy.linalg' in m))\n"
+    )
+    assert printed(script) == []
+
+
+LOADED = """
+import numpy as np
+from core import kernels, xxh64
+def loaded():
+    print(*(each.__name__ for each in kernels._defined if each._compiled is not None), end=" | ")
+loaded()
+xxh64.xxh64(np.zeros(9, np.uint8), 0, 9, np.uint64(0))
+loaded()
+kernels.load_kernels()
+loaded()
+"""
+
+
+def test_kernels_are_loaded_when_they_are_called() -> None:
+    """None at import, none for being called by a kernel, and all others when they are asked for."""
+    assert isinstance(xxh64, Kernel)
+    xxh64.load()  # and now it is in the cache
+    at_import, at_call, at_last = " ".join(printed(LOADED)).split("|")[:3]
+    assert at_import.split() == []
+    assert at_call.split() == ["xxh64"]
+    assert {"xxh64", "copy_slices", "hash_records"} <= set(at_last.split())
+    assert {callee.py_func.__name__ for callee in xxh64.callees()}.isdisjoint(at_last.split())
+
+
+def test_kernels_keep_to_their_signature() -> None:
+    """What was compiled for other types is not called with these, and nothing is compiled anew."""
+    if JIT:
+        with pytest.raises(TypeError, match="No matching definition"):
+            be16(np.zeros(2, np.float64), 0)
+
+
+def test_every_kernel_compiles() -> None:
+    """Whatever a run may call first compiles as it is declared."""
+    root = Path(kernels.__file__).parent.parent
+    for floor in ("core", "models", "connectors"):
+        for path in sorted((root / floor).glob("*.py")):
+            if "@kernel(" in path.read_text():
+                importlib.import_module(f"{floor}.{path.stem}")
+    kernels.load_kernels()
+    callees = {callee for each in kernels._defined for callee in each.callees()}
+    assert all(each.load() for each in set(kernels._defined) - callees)
+    assert callees

@@ -14,8 +14,25 @@ from scapy.layers.inet6 import IPv6
 
 from core.link import LINK_RAW
 from core.topics import TELEMETRY, TELEMETRY_DLQ
-from tests.flows.lives import frames, live
-from tests.flows.runs import penstock, records
+from tests.flows.lives import followed, frames, live
+from tests.flows.runs import penstock, records, start
+
+LATE = """
+import atexit, sys
+from core import kernels
+from flows import cli, run
+warm_up = run.Run.warm_up
+def watched(self):
+    warm_up(self)
+    ready = [each for each in kernels._defined if each._compiled is not None]
+    assert ready
+    for each in ready:
+        ready += (callee for callee in each.callees() if callee not in ready)
+    late = lambda: [k.py_func.__name__ for k in kernels._defined if k._compiled and k not in ready]
+    atexit.register(lambda: print("late:", late(), file=sys.stderr))
+run.Run.warm_up = watched
+cli.main()
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -32,6 +49,18 @@ def test_a_signal_drains_and_sums_up(tmp_path: Path, number: signal.Signals) -> 
     values = [json.loads(line) for line in found[TELEMETRY, "0000"]]
     assert [each["seq"] for each in values] == list(range(40))
     assert len(found[TELEMETRY_DLQ, "0000"]) == 1
+
+
+@pytest.mark.parametrize("sink", ["files:out", "embedded"])
+def test_no_packet_waits_for_a_compiler(tmp_path: Path, sink: str) -> None:
+    """What a live run calls was loaded before it received, or came with what was."""
+    command = ["-c", LATE, "run", "ingest", "--udp", "127.0.0.1:0", "--sink", sink, "--json"]
+    with followed(start(command, tmp_path), sockets=1) as run:
+        run.send(*frames(20), b"odd", *(b'{"v":' + each for each in frames(20, first=20)))
+        done = run.stop()
+    assert done.code == 0, done.err
+    assert done.summary["packets_in"] == 41
+    assert "late: []\n" in done.err
 
 
 def test_several_addresses_of_both_families(tmp_path: Path) -> None:
