@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +60,11 @@ def threads() -> set[str]:
 
 def sockets() -> set[str]:
     """Return the sockets of this process."""
-    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    return {target for target in (str(link.readlink()) for link in links) if "socket:" in target}
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread may close it meanwhile
+            found.add(str(link.readlink()))
+    return {target for target in found if "socket:" in target}
 
 
 def test_nothing_is_left_of_a_broker(capfd: pytest.CaptureFixture[str]) -> None:
