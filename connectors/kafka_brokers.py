@@ -123,7 +123,7 @@ class Brokers:
         )
 
     def create(self, topics: Sequence[str]) -> set[str]:
-        """Create topics, and wait until each has its leaders; return those that we created."""
+        """Create topics; return those that we created, which have to settle."""
         made: set[str] = set()
         if not topics:
             return made
@@ -144,8 +144,24 @@ class Brokers:
                     continue
                 cure = _CURES.get(code, "have it created, or ask for what the brokers accept")
                 raise self._failed(f"topic {name} cannot be created", error, cure) from None
-        self._await_leaders([topic_name(self._settings, topic) for topic in topics])
         return made
+
+    def settle(self, topics: Iterable[str]) -> str:
+        """Wait until the leader of every partition answers, `kafka.connect_s` at most.
+
+        Brokers name a leader before it has taken over, and refuse what comes meanwhile. One that
+        says that we may not ask has answered.
+
+        Returns:
+            Why not all are settled, and which; empty when they are.
+        """
+        names = [topic_name(self._settings, topic) for topic in topics]
+        end_ns = monotonic_ns() + self._settings.connect_s * 1_000_000_000
+        while missing := self._unsettled(names):
+            if monotonic_ns() >= end_ns:
+                return missing
+            self._client.poll(_POLL_S)
+        return ""
 
     def configured(self, topics: Iterable[str]) -> dict[str, Layout]:
         """Return the layouts of topics with what their configuration says, if we may see it."""
@@ -203,38 +219,23 @@ class Brokers:
                 total[part.topic] = total.get(part.topic, 0) + max(0, high - low)
         return {name: count for name, count in total.items() if name not in dark}
 
-    def _await_leaders(self, names: Sequence[str]) -> None:
-        """Wait until every partition of new topics can be written to."""
-        end_ns = monotonic_ns() + self._settings.connect_s * 1_000_000_000
-        while True:
-            try:
-                self._known = self._client.list_topics(timeout=self._settings.connect_s).topics
-            except KafkaException as error:
-                self._client.poll(0)
-                raise self._failed("topics cannot be listed", error, self._cure) from None
-            found = [self._known.get(name) for name in names]
-            parts = [list(each.partitions.values()) if each else [] for each in found]
-            if all(each and all(part.leader >= 0 for part in each) for each in parts):
-                break
-            if monotonic_ns() >= end_ns:
-                raise self._failure(
-                    f"kafka://{self._servers}: new topics have no leaders after "
-                    f"{self._settings.connect_s} s; look after the brokers"
-                )
-            self._client.poll(_POLL_S)
-        # Brokers name a leader before it has taken over. A producer whose first batches it refuses
-        # and whose fifth it takes is told that all were written (librdkafka 2.16, Kafka 4.1).
-        asked = [TopicPartition(n, p) for n in names for p in self._known[n].partitions]
-        while True:
-            try:
-                self._counted(asked)
-            except KafkaException as error:  # whatever is said of it meanwhile
-                if monotonic_ns() >= end_ns:
-                    why = "new topics have no leaders"
-                    raise self._failed(why, error, self._cure) from None
-            else:
-                return
-            self._client.poll(_POLL_S)
+    def _unsettled(self, names: Iterable[str]) -> str:
+        """Ask partitions for their ends once; return which topic does not answer, and why."""
+        name = ""
+        try:
+            self._known = self._client.list_topics(timeout=self._settings.connect_s).topics
+            for name in names:
+                parts = self._known[name].partitions if name in self._known else {}
+                if not parts:
+                    return f"topic {name}: is not known to all brokers yet"
+                leaderless = [str(number) for number, part in parts.items() if part.leader < 0]
+                if leaderless:
+                    return f"topic {name}: no leader of partition {', '.join(leaderless)}"
+                self._counted([TopicPartition(name, number) for number in parts])
+        except KafkaException as error:  # whatever is said meanwhile
+            self._client.poll(0)
+            return f"topic {name}: a leader does not answer ({self._why(error)})"
+        return ""
 
     def _answer(self, future: Future[T]) -> T:
         """Return what the brokers answer; librdkafka bounds the wait by its request timeout."""
@@ -249,10 +250,13 @@ class Brokers:
         """Return the failure to be raised: what failed, why, and what helps."""
         self._client.poll(0)  # which calls `_trouble`
         first: KafkaError = error.args[0]
-        is_ours = first.code() < 0  # librdkafka's own codes: the brokers were not heard
-        why = self._trouble.cause(first) if is_ours else self._trouble.text(first)
-        cure = self._trouble.cure(cure) if is_ours else cure
-        return self._failure(f"kafka://{self._servers}: {plain(what)} ({why}); {cure}")
+        cure = self._trouble.cure(cure) if first.code() < 0 else cure
+        return self._failure(f"kafka://{self._servers}: {plain(what)} ({self._why(error)}); {cure}")
+
+    def _why(self, error: KafkaException) -> str:
+        """Return the cause of an error; librdkafka's own codes say that brokers were not heard."""
+        first: KafkaError = error.args[0]
+        return self._trouble.cause(first) if first.code() < 0 else self._trouble.text(first)
 
 
 def asked(

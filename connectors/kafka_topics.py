@@ -88,7 +88,8 @@ def ensure(
         settings: Section `kafka` of the settings.
         servers: `host:port`, separated by commas.
         topics: Their names here.
-        notify: Called with one line for each topic created, or that takes less than is written.
+        notify: Called with one line for each topic created, or that takes less than is written,
+            and when not all leaders answer within `kafka.connect_s`.
 
     Returns:
         How each is laid out, by its name here.
@@ -106,6 +107,14 @@ def ensure(
             f"penstock topics create kafka://{servers} makes them, or set kafka.create_topics"
         )
     made = brokers.create(missing)
+    # Also those that are there: somebody else may just have made them.
+    if unsettled := brokers.settle(topics):
+        if not all(brokers.layout(topic).partitions for topic in topics):
+            raise SinkError(f"kafka://{servers}: {unsettled}; look after the brokers")
+        notify(
+            f"{unsettled}: records wait for it, at most {settings.delivery_s} s "
+            "(kafka.delivery_s); look after the brokers"
+        )
     layouts = brokers.configured(topics)
     for topic, layout in layouts.items():
         if topic in made:
@@ -175,7 +184,10 @@ def create(settings: KafkaSettings, servers: str) -> list[Created]:
         SinkError: No broker answers, or a topic cannot be created.
     """
     brokers = Brokers(settings, servers, SinkError, CURE)
-    made = brokers.create([topic for topic in TOPICS if not brokers.layout(topic).partitions])
+    missing = [topic for topic in TOPICS if not brokers.layout(topic).partitions]
+    made = brokers.create(missing)
+    if unsettled := brokers.settle(missing):
+        raise SinkError(f"kafka://{servers}: {unsettled}; look after the brokers")
     return [
         Created(
             layout=layout,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though its stubs hide it
     AclBinding,
     AclOperation,
@@ -72,9 +72,43 @@ def test_topics_are_made_when_their_leaders_answer(kafka: Kafka, settings: Kafka
     admin.list_topics(timeout=seen.PATIENCE_S)  # so that it asks at once, when they are made
     parts = [TopicPartition(name, p) for name in settings.topics.values() for p in range(30)]
     assert brokers.create(list(settings.topics)) == set(settings.topics)
+    assert brokers.settle(settings.topics) == ""
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # its stubs are untyped
     for part, asked in admin.list_offsets(dict.fromkeys(parts, latest)).items():
         assert asked.result(seen.PATIENCE_S).offset == 0, part
+
+
+def test_a_run_asks_every_leader_before_it_writes(
+    kafka: Kafka, settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of topics that somebody else made; one that stays silent is a line, no more."""
+    name = settings.topics[TELEMETRY]
+    seen.create(kafka.servers, name, partitions=3)
+    asked: list[TopicPartition] = []
+    silent = KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+
+    def counted(_: Brokers, parts: list[TopicPartition]) -> dict[str, int]:
+        asked.extend(parts)
+        if len(asked) < is_silent:
+            raise silent
+        return {}
+
+    is_silent = 7
+    monkeypatch.setattr(Brokers, "_counted", counted)
+    said: list[str] = []
+    ensure(settings, kafka.servers, [TELEMETRY], said.append)
+    assert [(part.topic, part.partition) for part in asked] == [(name, p) for p in range(3)] * 3
+    assert said == ["topic " + name + " keeps records 7 days from the time of their packets: "
+                    "those of an older capture are soon deleted; set its message.timestamp.type "
+                    "to LogAppendTime"]  # fmt: skip
+    is_silent = 1_000_000_000
+    found = ensure(changed(settings, connect_s=1), kafka.servers, [TELEMETRY], said.append)
+    assert found[TELEMETRY].partitions == 3
+    assert said[1].startswith(f"topic {name}: a leader does not answer (")
+    assert said[1].endswith("): records wait for it, at most 120 s (kafka.delivery_s); "
+                            "look after the brokers")  # fmt: skip
+    with pytest.raises(SinkError, match="a leader does not answer"):
+        create(changed(settings, connect_s=1), kafka.servers)
 
 
 def test_settings_say_how_topics_are_made(kafka: Kafka, settings: KafkaSettings) -> None:
@@ -199,6 +233,7 @@ def test_somebody_else_was_faster(kafka: Kafka, settings: KafkaSettings) -> None
     brokers = Brokers(settings, kafka.servers, SinkError, "")
     seen.create(kafka.servers, settings.topics[TELEMETRY], partitions=3)
     assert brokers.create([TELEMETRY, FINDINGS]) == {FINDINGS}
+    assert brokers.settle([TELEMETRY, FINDINGS]) == ""
     assert brokers.layout(TELEMETRY).partitions == 3
 
 
