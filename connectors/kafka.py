@@ -226,6 +226,7 @@ class KafkaSink(ShardSink[KafkaState]):
                 topic: message_bytes(self.settings, layout)
                 for topic, layout in self.layouts.items()
             },
+            partitions={topic: layout.partitions for topic, layout in self.layouts.items()},
             recovers=self.recovers,
             pressure=self._pressure,
             stopping=self._stopping,

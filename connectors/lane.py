@@ -3,9 +3,10 @@
 Laws:
 
 1. Messages enter the producer in the order in which they were given; nothing overtakes what waits.
-2. Whatever becomes of a message, its callback hears of it: from the brokers' report, or at once
+2. After a load that opens, nothing follows before all is answered, and nobody lingers.
+3. Whatever becomes of a message, its callback hears of it: from the brokers' report, or at once
    when the producer does not take it.
-3. What librdkafka calls while it serves reports only notes down what it is told. An exception there
+4. What librdkafka calls while it serves reports only notes down what it is told. An exception there
    would leave reports unserved.
 
 Not here: what becomes of a message that failed (`connectors.returns`).
@@ -59,12 +60,14 @@ class Load:
         rows: Records in them.
         messages: The messages; used up on the way.
         ticket: Number of the load; those of a lane rise.
+        opens: Whether nothing follows before all that is under way is answered.
     """
 
     topic: str
     rows: int
     messages: Iterator[ToProduce]
     ticket: int = 0
+    opens: bool = False
 
 
 class Lane:
@@ -91,6 +94,7 @@ class Lane:
         self._on_moved = on_moved
         self.fatal: KafkaError | None = None
         self._held: ToProduce | None = None
+        self._opens = False
 
     def __len__(self) -> int:
         """Return the messages in the producer, whose reports were not served yet."""
@@ -103,7 +107,10 @@ class Lane:
             limit: Ticket of the last load that may move; `None` for all.
         """
         while self.backlog and (limit is None or self.backlog[0].ticket <= limit):
+            if self._opens and len(self):
+                return
             load = self.backlog[0]
+            self._opens = load.opens
             if not self._push(load.messages):
                 return
             self._on_moved(self.backlog.popleft())
@@ -116,7 +123,7 @@ class Lane:
             hurry: Send what lingers, and wait until all is reported.
         """
         try:
-            if hurry:
+            if hurry or (self._opens and wait_s > 0.0):
                 self.producer.flush(wait_s)
             else:
                 self.producer.poll(wait_s)

@@ -8,9 +8,10 @@ Laws:
    are asked to pause, and whoever comes by serves reports and moves it on.
 3. Nothing overtakes what waits. Records that the brokers refused because of others in their batch
    come later than they should (`connectors.returns`); nothing else changes places.
-4. What waits is bounded: by the producer's queue, by what is in the graph when the sources pause,
+4. The first message to each partition goes alone (`connectors.openings`); what follows waits.
+5. What waits is bounded: by the producer's queue, by what is in the graph when the sources pause,
    and by as much again of what came back.
-5. A flush waits for what was sent before it began; what other parts send meanwhile stays behind.
+6. A flush waits for what was sent before it began; what other parts send meanwhile stays behind.
 
 Parts may live on several worker threads. One lock guards the producers; it is held for a slice of a
 wait for each of them at most, so that no part waits for the wait of another; who closes holds it
@@ -34,6 +35,7 @@ from confluent_kafka import KafkaError
 from connectors.clock import monotonic_ns
 from connectors.kafka_client import canonical_name, topic_name
 from connectors.lane import Lane, Load
+from connectors.openings import Openings
 from connectors.parcel import ALONE, FEW, WHOLE, Parcel, messages
 from connectors.returns import REASONS, Returns
 from connectors.tally import Tally
@@ -57,7 +59,8 @@ PURGE_S = 5.0
 _CURE = "see to the brokers"
 _ONE_BY_ONE = {"delivery.report.only.error": False, "statistics.interval.ms": 0}
 # What goes there was sent before: a topic that is unknown now is not one that is only just made.
-_AGAIN = _ONE_BY_ONE | {"topic.metadata.propagation.max.ms": 2_000}
+# One request at a time: each of these producers begins anew (`connectors.openings`).
+_AGAIN = _ONE_BY_ONE | {"topic.metadata.propagation.max.ms": 2_000, "max.in.flight": 1}
 _NARROW = {
     FEW: _AGAIN | {"batch.num.messages": 100, "linger.ms": 5},
     ALONE: _AGAIN | {"batch.num.messages": 1, "linger.ms": 0},
@@ -73,6 +76,7 @@ class Outbox:
         settings: Section `kafka` of the settings.
         encode: Makes messages of records, the same each time.
         letter_bytes_max: Largest message that each dead-letter topic takes.
+        partitions: How many each topic has.
         recovers: Whether what is undelivered will be replayed.
         pressure: How the sources are made to pause.
         stopping: Set when the run is to end, which leaves a flush `kafka.shutdown_s`.
@@ -87,6 +91,7 @@ class Outbox:
         settings: KafkaSettings,
         encode: Callable[[RecordBatch], Outgoing],
         letter_bytes_max: Mapping[str, int],
+        partitions: Mapping[str, int],
         recovers: bool,
         pressure: Pressure,
         stopping: threading.Event,
@@ -108,6 +113,7 @@ class Outbox:
         more = {"stats_cb": self._tally.hear} if self._is_json else _ONE_BY_ONE
         self._config = {**config, **more}
         self._lanes: dict[int, Lane] = {}
+        self._partitions, self._openings = partitions, Openings(partitions)
         self._moved = self._settled = 0
         self._told = False
         self._lock = threading.Lock()
@@ -127,6 +133,7 @@ class Outbox:
         with self._lock:
             if not self._lanes:
                 self._lanes[WHOLE] = Lane(self._config, self._on_moved)
+                self._openings = Openings(self._partitions)
                 self._returns.gives_up = False
 
     @property
@@ -154,12 +161,11 @@ class Outbox:
         """
         rows = len(out.batch)
         account.book("accepted", out.topic, rows)
-        reports = self._reports(out, account)
-        load = Load(out.topic, rows, messages(out, self._name(out.topic), reports))
         with self._door:
-            self._tickets = load.ticket = self._tickets + 1
             self._tally.accepted[out.topic] += rows
-            self._lanes[WHOLE].backlog.append(load)
+            for load in self._loads(out, account):
+                self._tickets = load.ticket = self._tickets + 1
+                self._lanes[WHOLE].backlog.append(load)
         self._turn(lock_s=0.0, serve_s=0.0)
 
     def make_room(self) -> None:
@@ -245,6 +251,18 @@ class Outbox:
             Parcel(self._returns, account, out.batch, WHOLE, out.topic, first, rows)
             for first, rows in zip(out.first_row, out.rows, strict=True)
         ]
+
+    def _loads(self, out: Outgoing, account: Account) -> Iterable[Load]:
+        """Yield messages as they are sent, those before the others that have to go alone."""
+        rows = len(out.batch)
+        rest = messages(out, self._name(out.topic), self._reports(out, account))
+        if alone := self._openings.first(out):
+            every = dict(enumerate(rest))
+            first, rest = iter([every.pop(each) for each in alone]), iter(every.values())
+            opening = sum(out.rows[each] for each in alone)
+            rows -= opening
+            yield Load(out.topic, opening, first, opens=True)
+        yield Load(out.topic, rows, rest)
 
     def _turn(self, *, lock_s: float, serve_s: float, hurry: bool = False) -> None:
         """Serve reports, deal with what came back, and move what waits.

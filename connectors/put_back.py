@@ -154,6 +154,7 @@ class _Back:
         config["batch.size"] = kafka_topics.batch_bytes(settings, self._layouts)
         # Brokers refuse a batch whole, and anybody can write a letter that is refused again.
         config["batch.num.messages"] = 1
+        config["max.in.flight"] = 1  # of several, the first may be lost (`connectors.openings`)
         self._producer = built(Producer, config)
         connect(self._producer, config, settings.connect_s, failure=SinkError, cure=CURE)
 

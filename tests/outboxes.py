@@ -67,6 +67,7 @@ class Open:
             settings=self.settings,
             encode=partial(encode, self.settings, self.partitions),
             letter_bytes_max=dict.fromkeys(TOPICS, self.settings.message_bytes_max),
+            partitions=dict.fromkeys(TOPICS, self.partitions),
             recovers=self.recovers,
             pressure=self.pressure,
             stopping=self.stopping,

@@ -313,9 +313,11 @@ def test_parts_on_threads_share_a_producer(kafka: Kafka, settings: KafkaSettings
 
 def test_a_flush_does_not_wait_for_what_comes_after_it(mock: MockBroker) -> None:
     """What other parts send while one flushes waits until that is done, and is not lost."""
-    mock.down()
     with opened(mock.servers, recovers=True) as box:
-        box.send(readings(10))
+        box.send(readings(1))  # the first goes alone
+        box.outbox.flush(60)
+        mock.down()
+        box.send(readings(10, first=1))
         failed: list[SinkError] = []
 
         def flush() -> None:
@@ -329,12 +331,12 @@ def test_a_flush_does_not_wait_for_what_comes_after_it(mock: MockBroker) -> None
         while not box.outbox._marks:
             pass
         other = box.part("0001")
-        box.send(readings(5, first=10), other)
+        box.send(readings(5, first=11), other)
         assert not box.outbox.relieve(0.1)
         assert (box.outbox.occupancy, box.outbox.backlog) == (10, 5)
         mock.up()
         thread.join()
         assert failed == []
         box.outbox.flush(60)
-        assert box.counts(*FATES) == told(accepted=15, delivered=15)
-        assert values(mock.servers, TELEMETRY) == [row.value for row in rows(15)]
+        assert box.counts(*FATES) == told(accepted=16, delivered=16)
+        assert values(mock.servers, TELEMETRY) == [row.value for row in rows(16)]

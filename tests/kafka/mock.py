@@ -38,6 +38,7 @@ _where = _function("mock_cluster_bootstraps", _TEXT, _HANDLE)
 _topic = _function("mock_topic_create", _NUMBER, _HANDLE, _TEXT, _NUMBER, _NUMBER)
 _down = _function("mock_broker_set_down", _NUMBER, _HANDLE, ctypes.c_int32)
 _up = _function("mock_broker_set_up", _NUMBER, _HANDLE, ctypes.c_int32)
+_delay = _function("mock_broker_set_rtt", _NUMBER, _HANDLE, ctypes.c_int32, _NUMBER)
 _fail = _function("mock_push_request_errors_array", None, _HANDLE, ctypes.c_int16, ctypes.c_size_t,
                   ctypes.POINTER(_NUMBER))  # fmt: skip
 
@@ -65,6 +66,10 @@ class MockBroker:
     def up(self) -> None:
         """Answer again."""
         assert _up(self._cluster, 1) == 0
+
+    def delay(self, by_ms: int) -> None:
+        """Let each answer come so much later."""
+        assert _delay(self._cluster, 1, by_ms) == 0
 
     def fail(self, kind: int, *errors: int) -> None:
         """Answer the next requests of a kind with these errors, one each."""
