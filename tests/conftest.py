@@ -6,7 +6,8 @@ Laws:
 2. With `PENSTOCK_TEST_FORBID_SKIPS=1` a skip makes the run fail, because the machine that sets it
    is one that has all the suite needs.
 3. Random cases are the same in every run that forbids skips, so that a red run can be repeated.
-4. The broker is shared: a test names topics of its own, and one that stops a broker has its own.
+4. Files with slow tests come first: at the end no worker waits for a long test of another's.
+5. The broker is shared: a test names topics of its own, and one that stops a broker has its own.
 """
 
 from __future__ import annotations
@@ -110,6 +111,13 @@ def own_broker(kafka_jars: Path, tmp_path: Path) -> Iterator[Callable[..., Broke
 
         started: list[Broker] = []
         yield begin
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, whole, so that each still sets up once."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _skips(config: pytest.Config) -> list[str]:

@@ -171,6 +171,7 @@ def test_kernels_keep_to_their_signature() -> None:
             be16(np.zeros(2, np.float64), 0)
 
 
+@pytest.mark.timeout(1_200)  # without a cache it compiles what a hundred tests would
 def test_every_kernel_compiles() -> None:
     """Whatever a run may call first compiles as it is declared."""
     root = Path(kernels.__file__).parent.parent
