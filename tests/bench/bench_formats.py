@@ -17,6 +17,7 @@ from core import records
 from core.batches import FrameBatch, HeaderBatch, PacketBatch
 from core.frame import device_frames, encode_frame
 from core.headers import decode_headers
+from core.kernels import load_kernels
 from core.payloads import Payloads
 from tests.bench.figures import MACHINE, SMOKE
 from tests.frames import PORT, packet_batch, udp_packet
@@ -95,6 +96,7 @@ def cost_ns(name: str) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print a JSON line for each format; medians."""
+    load_kernels()
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in PAYLOADS}
     for _ in range(REPEATS):
         for name, found in costs.items():

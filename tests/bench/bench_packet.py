@@ -27,6 +27,7 @@ from collections.abc import Callable
 from connectors.packet_ring import PacketRing
 from connectors.packet_socket import PacketOptions, open_sockets
 from connectors.ring import RingOptions
+from core.kernels import load_kernels
 from tests.bench.figures import MACHINE, ROOT, SMOKE, Row, median
 from tests.bench.rings import emptied, idle, looped, stopped_after
 from tests.netns import Namespace, namespace
@@ -105,6 +106,7 @@ def main() -> None:
     if os.getuid() != 0 or shutil.which("ip") is None:
         print(json.dumps({"case": "packet", "skipped": "needs root and iproute2"}))
         return
+    load_kernels()
     about = {"machine": MACHINE, "repeats": REPEATS, "seconds": SECONDS, "bytes": BYTES}
     with namespace() as where:
         base = median([one_by_one(where) for _ in range(REPEATS)])

@@ -29,6 +29,7 @@ from bytewax.recovery import RecoveryConfig
 
 from connectors.clock import monotonic_ns
 from connectors.settings import load
+from core.kernels import load_kernels
 from flows import steps
 from flows.dam_step import DamStep
 from flows.ingest import build
@@ -117,6 +118,7 @@ def one(path: Path, by: str, extra: dict[str, int], store: str) -> dict[str, Any
     assert DamStep.__init__ is init
     run = Run(settings(path, by, extra, store), notify=lambda line: print(line, file=sys.stderr))
     config = RecoveryConfig(Path(store)) if store else None
+    load_kernels()
     begun = monotonic_ns()
     cli_main(build(run), epoch_interval=timedelta(seconds=EPOCH_S), recovery_config=config)
     seconds = (monotonic_ns() - begun) * 1e-9 - sum(ms for _, ms in before) * 1e-3

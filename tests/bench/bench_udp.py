@@ -21,6 +21,7 @@ from connectors.clock import monotonic_ns
 from connectors.ring import RingOptions
 from connectors.udp_ring import UdpRing
 from connectors.udp_socket import UdpOptions, UdpSocket, open_sockets
+from core.kernels import load_kernels
 from tests.bench.figures import MACHINE, ROOT, SMOKE, Row, median
 from tests.bench.rings import emptied, idle, looped, stopped_after
 
@@ -99,6 +100,7 @@ def stop() -> Row:
 
 def main() -> None:
     """Measure and print JSON."""
+    load_kernels()
     about = {"machine": MACHINE, "repeats": REPEATS, "seconds": SECONDS, "bytes": BYTES}
     base = median([baseline() for _ in range(REPEATS)])
     print(json.dumps({"case": "recvfrom_into", **about, **base}))
