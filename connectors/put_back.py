@@ -22,12 +22,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from connectors import kafka_topics
 from connectors.dead_letters import checked
-from connectors.kafka_client import CURE, Trouble, built, connect, producer_properties, topic_name
+from connectors.kafka_client import CURE, Trouble, connect, producer_properties, topic_name
 from connectors.kafka_reader import TopicReader
+from connectors.lane import Lane
 from core.dead_letter import Malformed, has_seq, letter, records, why_not
 from core.errors import SinkError
 from core.outgoing import json_messages
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 100
 """Records put back together, as far as they are of one topic."""
-_SLICE_S = 0.5
+_SLICE_S = 0.1
 """Longest wait inside librdkafka, where signals are not heard."""
 
 
@@ -155,11 +156,13 @@ class _Back:
         # Brokers refuse a batch whole, and anybody can write a letter that is refused again.
         config["batch.num.messages"] = 1
         config["max.in.flight"] = 1  # of several, the first may be lost (`connectors.openings`)
-        self._producer = built(Producer, config)
+        self._lane = Lane(config)
+        self._producer = self._lane.producer
         connect(self._producer, config, settings.connect_s, failure=SinkError, cure=CURE)
 
     def put(self, letters: list[Undeliverable]) -> None:
         """Send records of one topic; what finds no room waits for it."""
+        self._lane.serve(0.0)
         out = self._outgoing(letters)
         name = topic_name(self._settings, out.topic)
         for row in range(len(out)):
@@ -172,18 +175,17 @@ class _Back:
                         on_delivery=report, timestamp=out.timestamps_ms[row], headers=headers,
                     )  # fmt: skip
                 except BufferError:
-                    self._producer.poll(_SLICE_S)
+                    self._lane.serve(_SLICE_S)
                 except KafkaException as error:  # refused by the client itself: too large
                     self._failed(error.args[0], out.rows[row])
                     break
                 else:
                     break
-        self._producer.poll(0)
 
     def finish(self) -> None:
         """Wait for every delivery report; each comes within `kafka.delivery_s`."""
-        while self._producer.flush(_SLICE_S):
-            pass
+        while len(self._lane):
+            self._lane.serve(_SLICE_S, hurry=True)
 
     def _outgoing(self, letters: list[Undeliverable]) -> Outgoing:
         """Return records as the sink would send them."""
@@ -202,7 +204,7 @@ class _Back:
             self._failed(error, rows)
 
     def _failed(self, error: KafkaError, rows: int) -> None:
-        self.failed[self._trouble.text(error)] += rows
+        self.failed[self._trouble.text(self._lane.fatal or error)] += rows
 
 
 def _is_text(each: Undeliverable) -> bool:

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 import pytest
+from confluent_kafka import KafkaError
 
+from connectors import kafka_topics
+from connectors.kafka_brokers import Layout
 from connectors.kafka_topics import ensure
-from connectors.put_back import Replayed, replay
+from connectors.put_back import Replayed, _Back, replay
+from core.dead_letter import letter
 from core.errors import SinkError, UsageError
 from core.sections import KafkaSettings
 from core.topics import FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
+from core.undeliverable import Undeliverable
 from tests.conftest import Kafka
 from tests.kafka.letters import MIXED, READING, packet, record, write
+from tests.kafka.mock import INIT_PRODUCER_ID, mock_broker
 from tests.kafka.renamed import renamed
 from tests.kafka.topics import create, partitions, read
 
@@ -174,3 +180,21 @@ def test_what_cannot_be_asked(kafka: Kafka, settings: KafkaSettings) -> None:
     careful = msgspec.structs.replace(settings, create_topics=False)
     with pytest.raises(SinkError, match="penstock topics create"):
         replay(careful, kafka.servers, TELEMETRY_DLQ)
+
+
+def test_who_may_not_write_at_all_hears_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error after which a producer does nothing more is counted like any other."""
+    with mock_broker() as broker:
+        broker.create(TELEMETRY)
+        broker.fail(INIT_PRODUCER_ID, *[KafkaError.CLUSTER_AUTHORIZATION_FAILED] * 50)
+        layout = Layout(topic=TELEMETRY, name=TELEMETRY, partitions=1)
+        monkeypatch.setattr(kafka_topics, "ensure", lambda *_: {TELEMETRY: layout})
+        back = _Back(KafkaSettings(), broker.servers, TELEMETRY_DLQ, lambda _: None)
+        letters = [letter(record(ordinal)) for ordinal in range(3)]
+        for each in letters:
+            assert isinstance(each, Undeliverable)
+            back.put([each])
+        back.finish()
+        assert back.delivered == {}
+        assert sum(back.failed.values()) == 3
+        assert any("Cluster authorization failed" in why for why in back.failed)
