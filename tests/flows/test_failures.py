@@ -163,8 +163,7 @@ def test_under_another_host_a_failing_sink_is_one_line_of_ours(
     """Under bytewax.run the engine prints its own report; ours is one line, without a traceback."""
     env = {"PENSTOCK_RUN_PATHS": str(capture), "PENSTOCK_RUN_SINK": f"files:{small_disk}"}
     done = finish(start([*HOSTED, "-w", workers], tmp_path, env))
-    assert done.code == 1
-    assert done.out == ""
+    assert (done.code, done.out) == (1, ""), done
     ours = [line for line in done.err.splitlines() if line.startswith("penstock: ")]
     assert len(ours) == 1
     assert "No space left on device" in ours[0]
