@@ -1,4 +1,4 @@
-"""Capture filters: from an expression of tcpdump to a program of classic BPF, by libpcap.
+"""Capture filters: from an expression of tcpdump to a program of classic BPF, onto a socket.
 
 Laws:
 
@@ -11,11 +11,15 @@ Laws:
 Not here: running a program (`core.bpf`). A host name in an expression is looked up by libpcap,
 which may ask the network; nothing else here does.
 
-Source: pcap-filter(7); tcpdump.org/linktypes.html for the link types whose DLT_ differs.
+Sources: pcap-filter(7); tcpdump.org/linktypes.html for the link types whose DLT_ differs; Linux
+Documentation/networking/filter.rst (SO_ATTACH_FILTER).
 """
 
 from __future__ import annotations
 
+import ctypes
+import socket
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +29,8 @@ from core.errors import UsageError
 from core.link import LINK_ETHERNET, LINK_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from numpy.typing import NDArray
 
 SNAPLEN_BYTES = 262_144
@@ -32,12 +38,13 @@ SNAPLEN_BYTES = 262_144
 
 _NETMASK_UNKNOWN = 0xFFFF_FFFF
 _SHOWN_LEN_MAX = 120
+_SO_ATTACH_FILTER = 26
 
 # LINKTYPE_ values of files are DLT_ values of libpcap but for these (raw IP, ATM, SLIP, PPP).
 _DLT = {12: 12, 14: 12, 100: 11, 101: 12, 102: 15, 103: 16, 106: 19}
 
-_REJECTS_ALL = "expression rejects all packets"
-_ACCEPT, _REJECT = [(6, 0, 0, SNAPLEN_BYTES)], [(6, 0, 0, 0)]
+REJECTS_ALL = "expression rejects all packets"
+_ACCEPT, REJECT = [(6, 0, 0, SNAPLEN_BYTES)], [(6, 0, 0, 0)]
 # Loads by absolute offset from here on are Linux's ancillary data (SKF_AD_OFF).
 _ANCILLARY, _LOAD_ABS = 0xFFFF_F000, (0x20, 0x28, 0x30)
 # Offsets of an unconditional jump from here on are negative to libpcap.
@@ -65,8 +72,8 @@ def compile_filter(expr: str, linktype: int) -> NDArray[np.int64]:
         sound, fault = _compile(expr, LINK_ETHERNET)
         if sound is None:
             raise UsageError(_line(expr, fault))
-        if complaint == _REJECTS_ALL:
-            program = _REJECT
+        if complaint == REJECTS_ALL:
+            program = REJECT
         elif linktype not in LINK_TYPES:
             program = _ACCEPT
         else:
@@ -105,3 +112,19 @@ def _shown(expr: str) -> str:
 
 def _line(expr: str, complaint: str) -> str:
     return f"filter {_shown(expr)}: {complaint}; see man pcap-filter"
+
+
+def attach(handle: socket.socket, program: Collection[Iterable[int]]) -> None:
+    """Let the kernel judge by a program what comes to a socket from now on.
+
+    Args:
+        handle: The socket.
+        program: Instructions: code, jt, jf and k of each; `REJECT` keeps nothing.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    code = b"".join(struct.pack("HBBI", *each) for each in program)
+    held = ctypes.create_string_buffer(code, len(code))
+    given = struct.pack("HP", len(program), ctypes.addressof(held))
+    handle.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, given)

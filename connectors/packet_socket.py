@@ -16,7 +16,6 @@ tcpdump.org/linktypes.html.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from connectors.bpf import compile_filter
+from connectors.bpf import REJECT, attach, compile_filter
 from core.bpf import MEM_WORDS
 from core.bpf_live import KERNEL_LEN_MAX, accept_all, for_kernel
 from core.errors import SourceError, UsageError
@@ -50,7 +49,7 @@ from core.tpacket import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SO_ATTACH_FILTER, _SOL_PACKET, _ETH_P_ALL = 26, 263, 0x0003
+_SOL_PACKET, _ETH_P_ALL = 263, 0x0003
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _FANOUT = 1, 5, 6, 10, 18
 _IGNORE_OUTGOING = 23
 _V3, _MR_PROMISC, _FANOUT_HASH = 2, 1, 0
@@ -168,7 +167,7 @@ class PacketSocket:
                 # No two interfaces have the same, and every process finds it.
                 group = (self.options.group + self.index) & 0xFFFF
                 self.handle.setsockopt(_SOL_PACKET, _FANOUT, group | _FANOUT_HASH << 16)
-            _attach(self.handle, self.attached)
+            attach(self.handle, self.attached.tolist())
         except OSError as error:
             why = plain(error.strerror or str(error))
             raise SourceError(
@@ -178,7 +177,7 @@ class PacketSocket:
 
     def refuse(self) -> None:
         """Let nothing more into the ring."""
-        _attach(self.handle, accept_all(0))
+        attach(self.handle, REJECT)
 
     def count(self) -> None:
         """Add up what the kernel counted since it was last asked; for one thread only."""
@@ -233,7 +232,7 @@ def _open(name: str, options: PacketOptions) -> PacketSocket:
     with ExitStack() as opened:
         opened.callback(handle.close)
         try:
-            _attach(handle, accept_all(0))
+            attach(handle, REJECT)
             size = _ring(handle, options)
             _bind(handle, name)
             kind = handle.getsockname()[3]
@@ -280,16 +279,6 @@ def _programs(options: PacketOptions, linktype: int) -> tuple[NDArray[np.int64],
             "takes; make it shorter"
         )
     return program, attached
-
-
-def _attach(handle: socket.socket, program: NDArray[np.int64]) -> None:
-    code = b"".join(struct.pack("HBBI", *each) for each in program.tolist())
-    held = ctypes.create_string_buffer(code, len(code))
-    handle.setsockopt(
-        socket.SOL_SOCKET,
-        _SO_ATTACH_FILTER,
-        struct.pack("HP", len(program), ctypes.addressof(held)),
-    )
 
 
 def _ring(handle: socket.socket, options: PacketOptions) -> int:

@@ -83,7 +83,7 @@ _sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 
 
 @dataclass(slots=True)
-class Lane:
+class Share:
     """What one socket is to send of a plan, laid out for the kernel.
 
     Attributes:
@@ -115,29 +115,29 @@ class Lane:
 
 
 @dataclass(slots=True)
-class Load:
-    """A plan laid out: a lane for each socket.
+class Schedule:
+    """A plan laid out: a share for each socket.
 
     Attributes:
         plan: What is sent; its times are ns after the beginning.
-        lanes: Who sends which rows.
-        burst: Datagrams that a lane sends at once, at most, unless one message has more.
+        shares: Who sends which rows.
+        burst: Datagrams that a share sends at once, at most, unless one message has more.
         calm_ns: Time between bursts when there is nothing to catch up with, ns.
     """
 
     plan: Plan
-    lanes: list[Lane]
+    shares: list[Share]
     burst: int
     calm_ns: int
 
     def rows(self, *, sent: bool) -> NDArray[np.int64]:
         """Return the rows of the plan that were sent so far, or those that could not be."""
         parts = []
-        for lane in self.lanes:
-            of = np.zeros(lane.ends.size, np.bool_)
-            of[: lane.done] = sent
-            of[lane.unsent] = not sent
-            parts.append(lane.rows[np.repeat(of, np.diff(lane.ends, prepend=0))])
+        for share in self.shares:
+            of = np.zeros(share.ends.size, np.bool_)
+            of[: share.done] = sent
+            of[share.unsent] = not sent
+            parts.append(share.rows[np.repeat(of, np.diff(share.ends, prepend=0))])
         return np.concatenate(parts)
 
 
@@ -209,12 +209,12 @@ class Sender:
         for each in self._sockets:
             each.close()
 
-    def lay_out(self, plan: Plan) -> Load:
+    def lay_out(self, plan: Plan) -> Schedule:
         """Prepare a plan for sending; may be called by another thread than the one that sends.
 
-        What is too large for a datagram (`payload_bytes_max`) is in no lane.
+        What is too large for a datagram (`payload_bytes_max`) is in no share.
         """
-        lanes = []
+        shares = []
         whose = np.where(plan.length > self.payload_bytes_max, -1, plan.device % len(self._sockets))
         for source in range(len(self._sockets)):
             rows = np.flatnonzero(whose == source)
@@ -223,60 +223,60 @@ class Sender:
                 device, length = plan.device[rows], plan.length[rows]
                 order, ends = bundle(plan.at_ns[rows], device, length, GAP_NS)
                 rows = rows[order]
-            lanes.append(_lane(plan, rows, ends))
+            shares.append(_share(plan, rows, ends))
         span_ns = int(np.ptp(plan.at_ns)) if len(plan) else 0
         rate_hz = max(self._rate_hz, len(plan) / max(span_ns, BURST_NS) * 1e9)
         burst = max(BURST_MIN, int(rate_hz * BURST_NS * 1e-9))
         calm_ns = int(min(CALM_NS, max(GAP_NS, BURST_MIN / 2 / rate_hz * 1e9)))
-        return Load(plan, lanes, -(-burst // len(lanes)), calm_ns)
+        return Schedule(plan, shares, -(-burst // len(shares)), calm_ns)
 
-    def send(self, load: Load, begun_ns: int) -> None:
-        """Send everything of a load, each datagram at its time, or until stopped.
+    def send(self, schedule: Schedule, begun_ns: int) -> None:
+        """Send everything of a schedule, each datagram at its time, or until stopped.
 
         Args:
-            load: What to send; its lanes say how far it came.
+            schedule: What to send; its shares say how far it came.
             begun_ns: When the sending began, by the clock.
         """
         while not self._stopping():
             woken_ns = self._now()
             next_ns = None
-            for of, lane in zip(self._sockets, load.lanes, strict=True):
-                if lane.done < lane.ends.size:
-                    self._send_due(of, lane, woken_ns - begun_ns, load.burst)
-                if lane.done < lane.ends.size:
-                    at_ns = begun_ns + int(lane.at_ns[lane.done])
+            for of, share in zip(self._sockets, schedule.shares, strict=True):
+                if share.done < share.ends.size:
+                    self._send_due(of, share, woken_ns - begun_ns, schedule.burst)
+                if share.done < share.ends.size:
+                    at_ns = begun_ns + int(share.at_ns[share.done])
                     next_ns = at_ns if next_ns is None else min(next_ns, at_ns)
             if next_ns is None:
                 return
             behind = next_ns <= woken_ns
-            self.rest(woken_ns + GAP_NS if behind else max(next_ns, woken_ns + load.calm_ns))
+            self.rest(woken_ns + GAP_NS if behind else max(next_ns, woken_ns + schedule.calm_ns))
 
     def rest(self, at_ns: int) -> None:
         """Wait until a time, or until stopped."""
         while (now_ns := self._now()) < at_ns and not self._stopping():
             self._until(min(at_ns, now_ns + _NAP_NS))
 
-    def _send_due(self, of: socket.socket, lane: Lane, passed_ns: int, burst: int) -> None:
+    def _send_due(self, of: socket.socket, share: Share, passed_ns: int, burst: int) -> None:
         """Send one burst of what is due."""
-        due = lane.until(passed_ns, burst)
-        if due == lane.done:
+        due = share.until(passed_ns, burst)
+        if due == share.done:
             return
-        self.late_ns_max = max(self.late_ns_max, passed_ns - int(lane.at_ns[lane.done]))
+        self.late_ns_max = max(self.late_ns_max, passed_ns - int(share.at_ns[share.done]))
         cut_short = 0
-        while lane.done < due and not self._stopping():
-            count = min(due - lane.done, _CALL_MAX)
-            sent = _sendmmsg(of.fileno(), lane.begin + _MESSAGE.itemsize * lane.done, count, 0)
+        while share.done < due and not self._stopping():
+            count = min(due - share.done, _CALL_MAX)
+            sent = _sendmmsg(of.fileno(), share.begin + _MESSAGE.itemsize * share.done, count, 0)
             if sent < 0:
-                self._failed(ctypes.get_errno(), lane)
+                self._failed(ctypes.get_errno(), share)
             else:
-                lane.done += sent
+                share.done += sent
                 cut_short += sent < count
         # The error that cut a call short is forgotten by the kernel when it returns what it sent.
         # If it speaks of earlier datagrams, the last one of them has left it once more.
         if number := of.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._count(number, 1 + cut_short)
 
-    def _failed(self, number: int, lane: Lane) -> None:
+    def _failed(self, number: int, share: Share) -> None:
         """Decide what an error means for the datagram it was given for."""
         if number == errno.EINTR:
             return
@@ -284,8 +284,8 @@ class Sender:
         if number in _ROOM:
             self._until(self._now() + _ROOM_NS)
         elif number not in _EARLIER:
-            lane.unsent.append(lane.done)
-            lane.done += 1
+            share.unsent.append(share.done)
+            share.done += 1
 
     def _count(self, number: int, times: int) -> None:
         name = errno.errorcode.get(number, f"errno {number}")
@@ -294,7 +294,7 @@ class Sender:
         self.errors[name] += times
 
 
-def _lane(plan: Plan, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> Lane:
+def _share(plan: Plan, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> Share:
     """Lay out rows of a plan as messages, each of the rows up to its end."""
     pieces = np.zeros(rows.size, _PIECE)
     pieces["base"] = plan.arena.ctypes.data + plan.start[rows]
@@ -312,7 +312,7 @@ def _lane(plan: Plan, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> Lane:
     # A message goes when the last of its rows is due; none goes before those ahead of it.
     last = np.maximum.accumulate(plan.at_ns[rows])
     parts = (messages, pieces, segments)
-    return Lane(rows, ends, last[ends - 1], messages.ctypes.data, parts)
+    return Share(rows, ends, last[ends - 1], messages.ctypes.data, parts)
 
 
 def _look_up(to: Endpoint) -> tuple[socket.AddressFamily, Any]:

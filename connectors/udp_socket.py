@@ -16,7 +16,6 @@ Sources: socket(7), udp(7), ip(7), ipv6(7); Linux include/uapi/linux/sock_diag.h
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import socket
 import struct
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from connectors.bpf import REJECT, attach
 from core.datagrams import (
     SO_RXQ_OVFL,
     SO_TIMESTAMPNS,
@@ -41,9 +41,8 @@ from core.plain import plain
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_MEMINFO = 26, 33, 55
+_SO_RCVBUFFORCE, _SO_MEMINFO = 33, 55
 _MEMINFO_RMEM_ALLOC, _MEMINFO_DROPS, _MEMINFO_FIELDS = 0, 8, 9
-_REFUSE_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0: keep nothing of a packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +100,7 @@ class UdpSocket:
 
     def refuse(self) -> None:
         """Let the kernel drop, and count as dropped, whatever comes from now on."""
-        code = ctypes.create_string_buffer(_REFUSE_ALL)
-        program = struct.pack("HP", 1, ctypes.addressof(code))
-        self.handle.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        attach(self.handle, REJECT)
 
     def close(self) -> None:
         """Close the socket; what waits in it is lost and not counted."""

@@ -26,9 +26,8 @@ import numpy as np
 from core.batches import Columns, HeaderBatch, PacketBatch
 from core.host import IPV4_MAPPED
 from core.kernels import A_i4, A_i8, A_u1, A_u8, be16, be_word, i8, kernel, none
-from core.link import ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from core.link import ETHERTYPE_IPV4, ETHERTYPE_IPV6, LINK_USER0
 from core.protocols import PROTO_UDP
-from core.wire import LINK_PAYLOAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +142,7 @@ class Datagrams(Columns):
             caplen=self.length,
             wirelen=self.claimed_len,
             at_ns=self.at_ns,
-            linktype=np.full(count, LINK_PAYLOAD, np.int32),
+            linktype=np.full(count, LINK_USER0, np.int32),
             ordinal=np.arange(self.index, self.index + count),
             index=self.index,
             source=source,

@@ -23,14 +23,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from core.topics import TELEMETRY, TOPICS
-from core.undeliverable import Undeliverable, opened
+from core.undeliverable import Count, Source, Time, Undeliverable, opened
 
 if TYPE_CHECKING:
     from core.batches import RecordBatch
-
-_Source = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
-_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-_Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
 class Malformed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,11 +43,11 @@ class Malformed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     reason: Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}\Z")]
-    source: _Source
-    ordinal: _Count
-    ts: _Time
-    linktype: _Count
-    wire_bytes: _Count
+    source: Source
+    ordinal: Count
+    ts: Time
+    linktype: Count
+    wire_bytes: Count
     packet: bytes
 
 

@@ -26,15 +26,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from core.host import IPV4_MAPPED, MAC_HI
-from core.protocols import (
-    PROTO_DCCP,
-    PROTO_ICMP,
-    PROTO_ICMPV6,
-    PROTO_SCTP,
-    PROTO_TCP,
-    PROTO_UDP,
-    PROTO_UDP_LITE,
-)
+from core.protocols import ICMP, PORTED, PROTO_TCP
 from core.reading_kernels import TIME_NS_MAX
 from core.readings import Readings
 from core.reasons import Reason
@@ -43,8 +35,6 @@ if TYPE_CHECKING:
     from core.values import Values
 
 _INT32_MAX = (1 << 31) - 1
-_PORTED = (PROTO_TCP, PROTO_UDP, PROTO_SCTP, PROTO_DCCP, PROTO_UDP_LITE)
-_ICMP = (PROTO_ICMP, PROTO_ICMPV6)
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 _Address = Annotated[str, Meta(min_length=2, max_length=39)]
@@ -115,8 +105,8 @@ def _flow(value: bytes) -> _Flow | None:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     by_protocol = (
-        (flow.proto in _PORTED, (flow.src_port, flow.dst_port)),
-        (flow.proto in _ICMP, (flow.icmp_type, flow.icmp_code)),
+        (flow.proto in PORTED, (flow.src_port, flow.dst_port)),
+        (flow.proto in ICMP, (flow.icmp_type, flow.icmp_code)),
         (flow.proto == PROTO_TCP, (flow.tcp_flags, flow.tcp_flags_back)),
     )
     if any((each is not UNSET) != due for due, pair in by_protocol for each in pair):

@@ -4,10 +4,9 @@ Law: a topic is read by the mode it was written in, by device or by host, becaus
 the keys of that mode.
 
 Telemetry is device frames again, or datagrams of another format, as `capture.format` says: they are
-limited, scored and delivered as from a capture. A flow
-is one arrival of its source: it is scored and told in findings, and no flows are written of it,
-since what they would sum up are flows. A dead letter is its packet, judged again. Findings are no
-input.
+limited, scored and delivered as from a capture. A flow is one arrival of its source: it is scored
+and told in findings, and no flows are written of it, since what they would sum up are flows. A dead
+letter is its packet, judged again. Findings are no input.
 """
 
 from __future__ import annotations

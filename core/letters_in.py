@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.dead_letter import Malformed, letter
+from core.link import LINK_USER0
 from core.reading_kernels import TIME_NS_MAX
-from core.readings import LINK_USER0, Readings
+from core.readings import Readings
 from core.reasons import Reason
 
 if TYPE_CHECKING:

@@ -27,6 +27,8 @@ LINK_TYPES = frozenset(
     | {LINK_IPV4, LINK_IPV6, LINK_RAW_OLD, LINK_RAW_BSD}
 )
 """The link types `read_link` decodes; packets of any other are `link_unsupported`."""
+LINK_USER0 = 147
+"""LINKTYPE_USER0, for private use: of rows that are handled as packets and have no link layer."""
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
 ETHERTYPE_MIN = 0x0600

@@ -23,6 +23,7 @@ from core.body import utf8_valid
 from core.kernels import A_i4, A_i8, A_u1, A_u8, i8, kernel, none
 from core.payloads import JSON, RAW, READER, RECORD, write_key
 from core.text_out import (
+    constant,
     write_base64,
     write_copy,
     write_decimal,
@@ -37,21 +38,17 @@ BYTES_PER_BYTE = 8
 round which there are names, or as an escape in JSON, which may be copied and be in the key."""
 
 
-def _text(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    return np.frombuffer(text.encode(), np.uint8)
-
-
-_ID, _TS, _END = _text('{"id":"'), _text(',"ts":'), _text("}")
-_VALUE, _BASE64, _QUOTE = _text('","data":'), _text('","data_base64":"'), _text('"')
-_SYSLOG = _text('","data":{"rfc":')
-_FACILITY, _SEVERITY = _text(',"facility":'), _text(',"severity":')
-_TIME, _HOST, _APP = _text(',"time":'), _text(',"host":'), _text(',"app":')
-_PROC, _MSGID, _NULL = _text(',"procid":'), _text(',"msgid":'), _text("null")
-_DATA, _MESSAGE = _text(',"structured_data":'), _text(',"message":')
-_MESSAGE_BASE64 = _text(',"message_base64":"')
-_OPEN, _CLOSE, _COMMA = _text("["), _text("]"), _text(",")
-_ELEMENT, _PARAMS, _ELEMENT_END = _text('{"id":"'), _text('","params":['), _text("]}")
-_NAME, _IS, _PARAM_END = _text('{"name":"'), _text('","value":"'), _text('"}')
+_ID, _TS, _END = constant('{"id":"'), constant(',"ts":'), constant("}")
+_VALUE, _BASE64, _QUOTE = constant('","data":'), constant('","data_base64":"'), constant('"')
+_SYSLOG = constant('","data":{"rfc":')
+_FACILITY, _SEVERITY = constant(',"facility":'), constant(',"severity":')
+_TIME, _HOST, _APP = constant(',"time":'), constant(',"host":'), constant(',"app":')
+_PROC, _MSGID, _NULL = constant(',"procid":'), constant(',"msgid":'), constant("null")
+_DATA, _MESSAGE = constant(',"structured_data":'), constant(',"message":')
+_MESSAGE_BASE64 = constant(',"message_base64":"')
+_OPEN, _CLOSE, _COMMA = constant("["), constant("]"), constant(",")
+_ELEMENT, _PARAMS, _ELEMENT_END = constant('{"id":"'), constant('","params":['), constant("]}")
+_NAME, _IS, _PARAM_END = constant('{"name":"'), constant('","value":"'), constant('"}')
 _BACKSLASH = 0x5C
 
 

@@ -11,8 +11,6 @@ Laws:
 
 Not here: how records are decoded (`core.telemetry_in`, `core.flows_in`, `core.letters_in`), and in
 which order they come (`core.merge`).
-
-Source: tcpdump.org/linktypes.html.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.batches import Columns, FrameBatch, PacketBatch, gather
+from core.link import LINK_USER0
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.values import Values
-
-
-LINK_USER0 = 147
-"""Link type of what is a record and no packet: LINKTYPE_USER0, which is for private use."""
 
 _ARRIVAL = {name: kind for name, kind in FrameBatch.COLUMNS.items() if name != "index"}
 

@@ -37,16 +37,9 @@ from core.netflow_kernels import (
     SRC_HI,
     SRC_LO,
 )
-from core.protocols import (
-    PROTO_DCCP,
-    PROTO_ICMP,
-    PROTO_ICMPV6,
-    PROTO_SCTP,
-    PROTO_TCP,
-    PROTO_UDP,
-    PROTO_UDP_LITE,
-)
+from core.protocols import ICMP, PORTED, PROTO_TCP
 from core.text_out import (
+    constant,
     write_address,
     write_base64,
     write_copy,
@@ -62,34 +55,27 @@ FLOW_BYTES_MAX = 640
 REJECT_BYTES_MAX = 320
 """Beside the base64 of the packet."""
 
-
-def _text(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    return np.frombuffer(text.encode(), np.uint8)
-
-
-_T_ID, _T_SEQ, _T_DATA = _text('{"id":"'), _text('","seq":'), _text(',"data":')
-_T_NULL, _T_TS, _T_END = _text("null"), _text(',"ts":'), _text("}")
-_F_ID, _F_NO_ID = _text('{"community_id":"'), _text('{"community_id":null')
-_F_SRC, _F_DST, _F_QUOTE = _text(',"src":"'), _text('","dst":"'), _text('"')
-_F_SPORT, _F_DPORT = _text(',"src_port":'), _text(',"dst_port":')
-_F_TYPE, _F_CODE = _text(',"icmp_type":'), _text(',"icmp_code":')
-_F_PROTO, _F_ETHERTYPE = _text(',"proto":'), _text(',"ethertype":')
-_F_PACKETS, _F_BYTES = _text(',"packets":'), _text(',"bytes":')
-_F_PACKETS_BACK, _F_BYTES_BACK = _text(',"packets_back":'), _text(',"bytes_back":')
-_F_FLAGS, _F_FLAGS_BACK = _text(',"tcp_flags":'), _text(',"tcp_flags_back":')
-_F_FIRST, _F_LAST, _F_END = _text(',"first_ns":'), _text(',"last_ns":'), _text(',"end":"')
-_F_SOURCE = _text(',"source":"')
-_IDLE, _ACTIVE = _text('idle"}'), _text('active"}')
-_EVICTED, _INPUT = _text('evicted"}'), _text('input_end"}')
+_T_ID, _T_SEQ, _T_DATA = constant('{"id":"'), constant('","seq":'), constant(',"data":')
+_T_NULL, _T_TS, _T_END = constant("null"), constant(',"ts":'), constant("}")
+_F_ID, _F_NO_ID = constant('{"community_id":"'), constant('{"community_id":null')
+_F_SRC, _F_DST, _F_QUOTE = constant(',"src":"'), constant('","dst":"'), constant('"')
+_F_SPORT, _F_DPORT = constant(',"src_port":'), constant(',"dst_port":')
+_F_TYPE, _F_CODE = constant(',"icmp_type":'), constant(',"icmp_code":')
+_F_PROTO, _F_ETHERTYPE = constant(',"proto":'), constant(',"ethertype":')
+_F_PACKETS, _F_BYTES = constant(',"packets":'), constant(',"bytes":')
+_F_PACKETS_BACK, _F_BYTES_BACK = constant(',"packets_back":'), constant(',"bytes_back":')
+_F_FLAGS, _F_FLAGS_BACK = constant(',"tcp_flags":'), constant(',"tcp_flags_back":')
+_F_FIRST, _F_LAST, _F_END = constant(',"first_ns":'), constant(',"last_ns":'), constant(',"end":"')
+_F_SOURCE = constant(',"source":"')
+_IDLE, _ACTIVE = constant('idle"}'), constant('active"}')
+_EVICTED, _INPUT = constant('evicted"}'), constant('input_end"}')
 _R_REASON, _R_SOURCE, _R_ORDINAL = (
-    _text('{"reason":"'),
-    _text('","source":"'),
-    _text('","ordinal":'),
+    constant('{"reason":"'),
+    constant('","source":"'),
+    constant('","ordinal":'),
 )
-_R_LINKTYPE, _R_WIRE = _text(',"linktype":'), _text(',"wire_bytes":')
-_R_PACKET, _R_END = _text(',"packet":"'), _text('"}')
-
-_PORTED = (PROTO_TCP, PROTO_UDP, PROTO_SCTP, PROTO_DCCP, PROTO_UDP_LITE)
+_R_LINKTYPE, _R_WIRE = constant(',"linktype":'), constant(',"wire_bytes":')
+_R_PACKET, _R_END = constant(',"packet":"'), constant('"}')
 
 
 @kernel(none(u8, u8, A_u1))
@@ -136,12 +122,12 @@ def write_telemetry(
 def _flow_ports(out: Any, at: Any, numbers: Any, i: Any) -> Any:
     """Write the ports, or the ICMP type and code, where the protocol has them."""
     proto = numbers[i, PROTO]
-    if proto in (PROTO_ICMP, PROTO_ICMPV6):
+    if proto in ICMP:
         at = write_literal(out, at, _F_TYPE)
         at = write_decimal(out, at, numbers[i, SPORT])
         at = write_literal(out, at, _F_CODE)
         return write_decimal(out, at, numbers[i, DPORT])
-    if proto in _PORTED:
+    if proto in PORTED:
         at = write_literal(out, at, _F_SPORT)
         at = write_decimal(out, at, numbers[i, SPORT])
         at = write_literal(out, at, _F_DPORT)

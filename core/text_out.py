@@ -18,12 +18,15 @@ Source: RFC 8259 §7 (escapes), RFC 5952 (IPv6 text), RFC 4648 §4 (base64).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.host import IPV4_MAPPED, MAC_HI
 from core.kernels import A_u1, i8, kernel, u8
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DECIMAL_BYTES_MAX = 20
 """`-9223372036854775808`."""
@@ -39,6 +42,11 @@ ADDRESS_BYTES_MAX = IPV6_BYTES_MAX
 """The longest of the three kinds of address."""
 HEX_U64_BYTES = 16
 """A `uint64` with its leading zeros."""
+
+
+def constant(text: str) -> NDArray[np.uint8]:
+    """Return a text in UTF-8 as a constant of the kernels that write it (`write_literal`)."""
+    return np.frombuffer(text.encode(), np.uint8)
 
 
 def base64_bytes(size: int) -> int:

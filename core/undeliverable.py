@@ -31,6 +31,11 @@ from core.plain import plain
 Refused = Literal["record_too_large", "record_invalid", "topic_unknown"]
 """Why the brokers did not take a record. It is the key of the dead letter too."""
 
+Source = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Time = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""Fields that dead letters of both kinds have."""
+
 VALUE_BYTES_MAX = 64 << 10
 """Of a value, kept in its dead letter."""
 LETTER_BYTES_MAX = 1_000_000
@@ -57,11 +62,11 @@ class Undeliverable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reason: Refused
     topic: str
     key: str | None
-    source: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
-    ordinal: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    ts: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    source: Source
+    ordinal: Count
+    ts: Time
     error: str
-    value_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    value_bytes: Count
     value: bytes
     key_base64: bytes | UnsetType = UNSET
 

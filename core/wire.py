@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.kernels import A_i4, A_i8, A_u1, A_u8, i8, kernel, none, u8
-from core.link import ETHERTYPE_IPV6, LINK_RAW
+from core.link import ETHERTYPE_IPV6, LINK_RAW, LINK_USER0
 from core.protocols import PROTO_UDP
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from core.batches import HeaderBatch, PacketBatch
 
-LINK_PAYLOAD = 147
-"""The link type of datagrams taken as packets: LINKTYPE_USER0, because no header is there."""
 PCAP_SNAP_BYTES = 262_144
 _IPV4_BYTES, _IPV6_BYTES, _UDP_BYTES = 20, 40, 8
 _HOPS = 64
@@ -44,7 +42,7 @@ def as_raw(packets: PacketBatch, headers: HeaderBatch) -> PacketBatch:
         packets: Packets, all of one kind.
         headers: What their headers say.
     """
-    if len(packets) == 0 or packets.linktype[0] != LINK_PAYLOAD:
+    if len(packets) == 0 or packets.linktype[0] != LINK_USER0:
         return packets
     head = np.where(headers.ethertype == ETHERTYPE_IPV6, _IPV6_BYTES, _IPV4_BYTES) + _UDP_BYTES
     caplen = (packets.caplen + head).astype(np.int32)

@@ -23,6 +23,7 @@ import msgspec
 
 from connectors.clock import monotonic_ns
 from connectors.engine_store import START_OVER, unsound
+from connectors.epoch_budget import Debtor
 from connectors.metrics import STAGE_SECONDS
 from connectors.segments import Mark, SegmentLog
 from core.errors import SourceError
@@ -42,7 +43,7 @@ PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, 
 """What comes of a pickle that is damaged; see `pickle`."""
 
 
-class Journal(Protocol):
+class Journal(Debtor, Protocol):
     """What of a core is kept in a log; see `core.row_log.RowLog`."""
 
     @property
@@ -53,20 +54,6 @@ class Journal(Protocol):
     @property
     def keep_from(self) -> int:
         """Number of the oldest record that is still needed."""
-        ...
-
-    @property
-    def unsaved(self) -> int:
-        """Rows or frames that were not written yet."""
-        ...
-
-    def owed(self, arrivals: int) -> int:
-        """Estimate the bytes of the next record if so many arrivals came before it."""
-        ...
-
-    @property
-    def arrival_bytes(self) -> float:
-        """Estimate what one arrival adds, at most."""
         ...
 
     def look(self) -> None:

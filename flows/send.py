@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from connectors.sender import Load
+    from connectors.sender import Schedule
     from core.endpoint import Endpoint
     from core.scenario import Plan
 
@@ -132,9 +132,9 @@ def send(
     account = _Account(traffic, sender.payload_bytes_max)
     begun_ns = None
     with closing(sender):
-        for load in _ahead(traffic, sender.lay_out, account.add, stopping.is_set):
+        for schedule in _ahead(traffic, sender.lay_out, account.add, stopping.is_set):
             begun_ns = monotonic_ns() if begun_ns is None else begun_ns
-            sender.send(load, begun_ns)
+            sender.send(schedule, begun_ns)
         begun_ns = monotonic_ns() if begun_ns is None else begun_ns
         sender.rest(begun_ns + traffic.end_ns)
         passed_ns = max(monotonic_ns() - begun_ns, 1)
@@ -147,19 +147,19 @@ def send(
 
 def _ahead(
     traffic: Traffic,
-    lay_out: Callable[[Plan], Load],
-    count: Callable[[Load], None],
+    lay_out: Callable[[Plan], Schedule],
+    count: Callable[[Schedule], None],
     stopping: Callable[[], bool],
-) -> Iterator[Load]:
+) -> Iterator[Schedule]:
     """Yield the scenario slice by slice; beside it, make the next one and count the one before."""
     slices = map(lay_out, traffic.slices())
     counts: list[Future[None]] = []
     with ThreadPoolExecutor(1, "plan") as beside:
         coming = beside.submit(next, slices, None)
-        while (load := coming.result()) is not None and not stopping():
+        while (schedule := coming.result()) is not None and not stopping():
             coming = beside.submit(next, slices, None)
-            yield load
-            counts.append(beside.submit(count, load))
+            yield schedule
+            counts.append(beside.submit(count, schedule))
     for each in counts:
         each.result()  # or what it failed with
 
@@ -173,14 +173,16 @@ class _Account:
         self._seen = np.zeros(traffic.population, np.bool_)
         self._bytes = self._unsent = self._too_large = 0
 
-    def add(self, load: Load) -> None:
+    def add(self, schedule: Schedule) -> None:
         """Count a slice that was sent, or as much of it as was."""
-        plan, rows = load.plan, load.rows(sent=True)
+        plan, rows = schedule.plan, schedule.rows(sent=True)
         self._kinds += np.bincount(plan.kind[rows], minlength=len(Kind))
         self._seen[plan.device[rows[plan.kind[rows] == Kind.WELL_FORMED]]] = True
         self._bytes += int(plan.length[rows].sum())
-        self._unsent += load.rows(sent=False).size
-        next_ns = [lane.at_ns[lane.done] for lane in load.lanes if lane.done < lane.ends.size]
+        self._unsent += schedule.rows(sent=False).size
+        next_ns = [
+            share.at_ns[share.done] for share in schedule.shares if share.done < share.ends.size
+        ]
         due = plan.at_ns < min(next_ns, default=self._traffic.end_ns)
         large = (plan.length > self._payload_bytes_max) & due
         self._too_large += int(large.sum())

@@ -88,6 +88,25 @@ def frame_batch(arena: bytes = b"", **given: Any) -> FrameBatch:
     return FrameBatch(arena=np.frombuffer(bytearray(arena or b"\0"), np.uint8), **columns)
 
 
+def device_batch(rows: Sequence[tuple[bytes, int, bytes, int]]) -> FrameBatch:
+    """Return device frames by id, sequence number, body and time, behind bytes that are nobody's.
+
+    Args:
+        rows: Ids have at most 16 bytes.
+    """
+    ids = [int.from_bytes(row[0].ljust(16, b"\0"), "big") for row in rows]
+    sizes = np.array([len(row[2]) for row in rows], np.int64)
+    return frame_batch(
+        b"??" + b"".join(row[2] for row in rows),
+        at_ns=[row[3] for row in rows],
+        key_hi=[i >> 64 for i in ids],
+        key_lo=[i & (2**64 - 1) for i in ids],
+        seq=[row[1] for row in rows],
+        body=2 + np.cumsum(sizes) - sizes,
+        body_len=sizes,
+    )
+
+
 def parts(frames: FrameBatch, cuts: Sequence[int]) -> list[FrameBatch]:
     """Cut frames at the places given, which may repeat and lie anywhere."""
     n = len(frames)

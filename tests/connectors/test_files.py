@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bytewax.dataflow import Dataflow
-from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
+from bytewax.inputs import AbortExecution
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, cluster_main, run_main
 
 from connectors.files import FilesPart, FilesSink, FilesState
 from core.errors import SettingError, SinkError
+from tests.counting import Counting
 from tests.disks import small_disk_at
 from tests.records import record_batch as records
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connectors.formats import Format
+    from core.batches import RecordBatch
 
 
 def files_sink(folder: Path, **settings: Any) -> FilesSink:
@@ -46,31 +48,9 @@ def flow(items: list[Any], sink: FilesSink) -> Dataflow:
     return graph
 
 
-class ReplayPart(StatefulSourcePartition[Any, int]):
-    def __init__(self, at: int, stop: int, end: type[BaseException]) -> None:
-        self._at, self._stop, self._end = at, stop, end
-
-    def next_batch(self) -> list[Any]:
-        if self._at >= self._stop:
-            raise self._end
-        self._at += 1
-        return [("0000", records("t", [b"%d" % (self._at - 1)]))]
-
-    def snapshot(self) -> int:
-        return self._at
-
-
-class Replay(FixedPartitionedSource[Any, int]):
-    """Numbers from where the last execution's snapshot was; Bytewax's own source miscounts."""
-
-    def __init__(self, stop: int, end: type[BaseException]) -> None:
-        self._stop, self._end = stop, end
-
-    def list_parts(self) -> list[str]:
-        return ["numbers"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> ReplayPart:
-        return ReplayPart(resume_state or 0, self._stop, self._end)
+def item(number: int) -> tuple[str, RecordBatch]:
+    """A record that holds the number."""
+    return "0000", records("t", [b"%d" % number])
 
 
 def names(folder: Path) -> list[str]:
@@ -206,7 +186,7 @@ def test_counts_and_files_go_on_after_a_resume(tmp_path: Path, fmt: Format) -> N
             out, format=fmt, durable=True, recovery_id="s", on_delivered=seen.__setitem__
         )
         graph = Dataflow("files")
-        op.output("out", op.input("in", graph, Replay(stop, end)), sink)
+        op.output("out", op.input("in", graph, Counting(item, stop, end)), sink)
         run_main(graph, epoch_interval=timedelta(0), recovery_config=RecoveryConfig(store))
     assert seen == {"0000": {"t": 9}}
     assert not [n for n in names(out) if n.endswith(".tmp")]

@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 from bytewax.dataflow import Dataflow
-from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
+from bytewax.inputs import AbortExecution
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, cluster_main, run_main
 
@@ -27,6 +27,7 @@ from core.errors import PenstockError, SinkError
 from core.sections import KafkaSettings
 from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
 from tests.conftest import Kafka
+from tests.counting import Counting
 from tests.kafka import topics
 from tests.outboxes import NOWHERE, readings, rows
 from tests.records import Row, records_of
@@ -88,34 +89,12 @@ def flow(items: list[Any], sink: KafkaSink) -> Dataflow:
     return graph
 
 
-class ReplayPart(StatefulSourcePartition[Any, int]):
-    def __init__(self, at: int, stop: int, end: type[BaseException]) -> None:
-        self._at, self._stop, self._end = at, stop, end
-
-    def next_batch(self) -> list[Any]:
-        if self._at >= self._stop:
-            raise self._end
-        self._at += 1
-        return [(f"{self._at % 2:04d}", readings(10, first=10 * (self._at - 1)))]
-
-    def snapshot(self) -> int:
-        return self._at
+def item(number: int) -> tuple[str, RecordBatch]:
+    """Ten readings, for two shards in turn."""
+    return f"{(number + 1) % 2:04d}", readings(10, first=10 * number)
 
 
-class Replay(FixedPartitionedSource[Any, int]):
-    """Readings for two shards in turn, from where the last execution's snapshot was."""
-
-    def __init__(self, stop: int, end: type[BaseException] = StopIteration) -> None:
-        self._stop, self._end = stop, end
-
-    def list_parts(self) -> list[str]:
-        return ["numbers"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> ReplayPart:
-        return ReplayPart(resume_state or 0, self._stop, self._end)
-
-
-def replay(source: Replay, made: Made, recovery: RecoveryConfig | None) -> None:
+def replay(source: Counting, made: Made, recovery: RecoveryConfig | None) -> None:
     graph = Dataflow("kafka")
     op.output("out", op.input("in", graph, source), made.sink)
     run_main(graph, epoch_interval=timedelta(0), recovery_config=recovery)
@@ -209,10 +188,10 @@ def test_a_crash_repeats_no_epoch_that_was_saved(
     """After an abort the run goes on at the last snapshot, and every record is there."""
     name = settings.topics[TELEMETRY]
     made = Made(kafka.servers, settings, parts=2, recovers=True)
-    replay(Replay(5, AbortExecution), made, store(tmp_path / "state"))
+    replay(Counting(item, 5, AbortExecution), made, store(tmp_path / "state"))
     made.sink.close()
     made = Made(kafka.servers, settings, parts=2, recovers=True)
-    replay(Replay(9), made, store(tmp_path / "state"))
+    replay(Counting(item, 9), made, store(tmp_path / "state"))
     assert made.counts() == {"accepted": 90, "delivered": 90}
     assert made.flushes
     found = numbers(kafka.servers, name)
@@ -228,27 +207,14 @@ def test_an_outage_is_an_error_and_the_next_run_goes_on(
     settings = KafkaSettings(delivery_s=5)
     made = Made(broker.servers, settings, parts=2, recovers=True)
     made.sink.check()
-    at = 0
 
-    class Outage(Replay):
-        """Stops the brokers in the middle."""
-
-        def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> ReplayPart:
-            part = super().build_part(step_id, for_part, resume_state)
-            take = part.next_batch
-
-            def next_batch() -> list[Any]:
-                nonlocal at
-                at += 1
-                if at == 4:
-                    broker.kill()
-                return take()
-
-            part.next_batch = next_batch  # type: ignore[method-assign]  # what the test is about
-            return part
+    def outage(number: int) -> tuple[str, RecordBatch]:
+        if number == 3:
+            broker.kill()
+        return item(number)
 
     with pytest.raises(RuntimeError) as caught:
-        replay(Outage(8), made, store(tmp_path / "state"))
+        replay(Counting(outage, 8), made, store(tmp_path / "state"))
     error = cause(caught.value)
     assert isinstance(error, SinkError)
     assert str(error).startswith(f"kafka://{broker.servers}: 10 records were not acknowledged (")
@@ -259,7 +225,7 @@ def test_an_outage_is_an_error_and_the_next_run_goes_on(
     assert "lost" not in made.counts()
     broker.start()
     made = Made(broker.servers, KafkaSettings(), parts=2, recovers=True)
-    replay(Replay(8), made, store(tmp_path / "state"))
+    replay(Counting(item, 8), made, store(tmp_path / "state"))
     assert made.counts() == {"accepted": 80, "delivered": 80}
     assert set(numbers(broker.servers, TELEMETRY)) == set(range(80))
 

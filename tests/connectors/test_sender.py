@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from connectors import sender as module
-from connectors.sender import BURST_MIN, GAP_NS, Load, Sender
+from connectors.sender import BURST_MIN, GAP_NS, Schedule, Sender
 from core.endpoint import Endpoint, parse
 from core.errors import SinkError, UsageError
 from core.scenario import Plan
@@ -65,12 +65,12 @@ def made(to: Endpoint, clock: Clock, rate_hz: float = 1e3, sources: int = 1, **m
     return Sender(to, rate_hz, sources, lambda: False, now=clock.now, until=clock.until, **more)
 
 
-def sent(sender: Sender, plan: Plan, clock: Clock) -> Load:
+def sent(sender: Sender, plan: Plan, clock: Clock) -> Schedule:
     """Send a plan from the beginning of the clock."""
-    load = sender.lay_out(plan)
+    schedule = sender.lay_out(plan)
     with closing(sender):
-        sender.send(load, clock.begun_ns)
-    return load
+        sender.send(schedule, clock.begun_ns)
+    return schedule
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -81,9 +81,9 @@ def test_datagrams_are_those_of_the_plan(host: str) -> None:
     with Receiver(host) as receiver:
         sender = made(receiver.endpoint, clock)
         assert parse(sender.address) == receiver.endpoint
-        load = sent(sender, plan, clock)
+        schedule = sent(sender, plan, clock)
         assert receiver.end() == payloads(plan)
-    assert load.rows(sent=True).tolist() == list(range(len(sizes)))
+    assert schedule.rows(sent=True).tolist() == list(range(len(sizes)))
     assert not sender.errors
 
 
@@ -141,8 +141,8 @@ def test_long_waits_look_whether_to_stop() -> None:
     sender = Sender(
         nobody(), 1.0, 1, lambda: next(stopping, True), now=clock.now, until=clock.until
     )
-    load = sent(sender, plan, clock)
-    assert load.rows(sent=True).size == 0
+    schedule = sent(sender, plan, clock)
+    assert schedule.rows(sent=True).size == 0
     assert 0 < clock.now_ns - clock.begun_ns <= 10 * 50 * MS
 
 
@@ -166,23 +166,23 @@ def test_nobody_listens() -> None:
     plan, clock = planned([i * MS for i in range(200)] + [200 * MS] * 200), Clock()
     told: list[int] = []
     sender = made(nobody(), clock, on_error=told.append)
-    load = sent(sender, plan, clock)
-    assert load.rows(sent=True).size == 400
+    schedule = sent(sender, plan, clock)
+    assert schedule.rows(sent=True).size == 400
     assert told == [errno.ECONNREFUSED]
     # Loopback answers at once and each datagram; elsewhere answers are rarer.
     assert dict(sender.errors) == {"ECONNREFUSED": 400}
 
 
-def test_what_is_too_large_is_in_no_lane() -> None:
+def test_what_is_too_large_is_in_no_share() -> None:
     """IPv6 takes 20 bytes more than IPv4; nothing asks the kernel for what neither has."""
     sizes = [65_507, 65_508, 65_527, 65_528, 9]
     for host, fit in (("127.0.0.1", [0, 4]), ("::1", [0, 1, 2, 4])):
         plan, clock = planned([0] * 5, sizes=sizes), Clock()
         with Receiver(host) as receiver:
             sender = made(receiver.endpoint, clock)
-            load = sent(sender, plan, clock)
+            schedule = sent(sender, plan, clock)
             assert receiver.end() == [payloads(plan)[i] for i in fit]
-        assert load.rows(sent=True).tolist() == fit
+        assert schedule.rows(sent=True).tolist() == fit
         assert not sender.errors
 
 
@@ -193,15 +193,15 @@ def test_datagrams_handed_over_together_arrive_one_by_one(host: str) -> None:
     at_ns, clock = [i * MS // 100 for i in range(len(sizes))], Clock()
     plan = planned(at_ns, devices=100, sizes=sizes)
     with Receiver(host) as receiver:
-        load = sent(made(receiver.endpoint, clock, rate_hz=1e5, gso=True), plan, clock)
+        schedule = sent(made(receiver.endpoint, clock, rate_hz=1e5, gso=True), plan, clock)
         got = receiver.end()
     assert sorted(got) == sorted(payloads(plan))
     for device in range(100):
         mine = [each for each in payloads(plan) if each.startswith(b"%04d" % device)]
         assert [each for each in got if each.startswith(b"%04d" % device)] == mine
-    assert load.lanes[0].ends.size < len(sizes) / 8
-    assert sorted(load.rows(sent=True).tolist()) == list(range(len(sizes)))
-    assert load.rows(sent=False).size == 0
+    assert schedule.shares[0].ends.size < len(sizes) / 8
+    assert sorted(schedule.rows(sent=True).tolist()) == list(range(len(sizes)))
+    assert schedule.rows(sent=False).size == 0
 
 
 @pytest.mark.parametrize(
@@ -231,10 +231,10 @@ def test_errors_have_names(monkeypatch: pytest.MonkeyPatch, number: int, unsent:
     plan, clock = planned([0] * 50), Clock()
     with Receiver() as receiver:
         sender = made(receiver.endpoint, clock)
-        load = sent(sender, plan, clock)
+        schedule = sent(sender, plan, clock)
         assert receiver.end() == payloads(plan)[unsent:]
-    assert load.rows(sent=True).tolist() == list(range(unsent, 50))
-    assert load.rows(sent=False).tolist() == list(range(unsent))
+    assert schedule.rows(sent=True).tolist() == list(range(unsent, 50))
+    assert schedule.rows(sent=False).tolist() == list(range(unsent))
     name = errno.errorcode[number]
     assert dict(sender.errors) == ({name: 3} if number != errno.EINTR else {})
 

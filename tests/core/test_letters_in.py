@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from core import records
 from core.letters_in import letters
+from core.link import LINK_USER0
 from core.reading_kernels import TIME_NS_MAX
-from core.readings import LINK_USER0
 from core.reasons import MALFORMED, Reason
 from core.topics import TELEMETRY, TELEMETRY_DLQ
 from core.undeliverable import undeliverable

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.kinds import KINDS
-from core.readings import LINK_USER0, Readings, joined
+from core.link import LINK_USER0
+from core.readings import Readings, joined
 from core.reasons import Reason
 from core.telemetry_in import telemetry
 from core.topics import FINDINGS, FINDINGS_DLQ, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ, TOPICS

@@ -43,7 +43,7 @@ from core.topics import FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from tests.core.test_body import DOCUMENTS
 from tests.core.test_body import oracle as is_strict_json
 from tests.core.test_community import expected_id
-from tests.frames import MAPPED, PORT, frame_batch, packet_batch, udp_packet
+from tests.frames import MAPPED, PORT, device_batch, frame_batch, packet_batch, udp_packet
 from tests.schemas import schema, validator
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -74,18 +74,7 @@ BODIES = st.just(b"") | DOCUMENTS.filter(is_strict_json) | st.sampled_from([b" 1
 @given(st.lists(st.tuples(DEVICES, st.integers(0, 2**32 - 1), BODIES, INT64), max_size=5))
 def test_telemetry_says_what_the_frame_said(rows: list[tuple[bytes, int, bytes, int]]) -> None:
     """Id, sequence number and time come back, and the body byte for byte; an empty one is null."""
-    ids = [int.from_bytes(row[0].ljust(16, b"\0"), "big") for row in rows]
-    sizes = np.array([len(row[2]) for row in rows], np.int64)
-    frames = frame_batch(
-        b"??" + b"".join(row[2] for row in rows),
-        at_ns=[row[3] for row in rows],
-        key_hi=[i >> 64 for i in ids],
-        key_lo=[i & (2**64 - 1) for i in ids],
-        seq=[row[1] for row in rows],
-        body=2 + np.cumsum(sizes) - sizes,
-        body_len=sizes,
-    )
-    batch = records.telemetry(frames)
+    batch = records.telemetry(device_batch(rows))
     assert batch.topic == TELEMETRY
     assert batch.key_list() == [row[0] for row in rows]
     assert batch.seq.tolist() == [row[1] for row in rows]

@@ -6,7 +6,6 @@ import itertools
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -18,7 +17,7 @@ from core.reasons import Reason
 from core.telemetry_in import reading, telemetry
 from core.topics import TELEMETRY
 from tests.core.test_records import BODIES, DEVICES
-from tests.frames import frame_batch
+from tests.frames import device_batch
 from tests.plain import rest_passes
 from tests.readings import values
 from tests.schemas import validator
@@ -33,18 +32,7 @@ Said = tuple[bytes, int, bytes, int]
 
 def written(rows: list[Said]) -> list[bytes]:
     """Return frames as the values of their records."""
-    ids = [int.from_bytes(row[0].ljust(16, b"\0"), "big") for row in rows]
-    sizes = np.array([len(row[2]) for row in rows], np.int64)
-    frames = frame_batch(
-        b"?" + b"".join(row[2] for row in rows),
-        at_ns=[row[3] for row in rows],
-        key_hi=[i >> 64 for i in ids],
-        key_lo=[i & (2**64 - 1) for i in ids],
-        seq=[row[1] for row in rows],
-        body=1 + np.cumsum(sizes) - sizes,
-        body_len=sizes,
-    )
-    return records.telemetry(frames).value_list()
+    return records.telemetry(device_batch(rows)).value_list()
 
 
 def said(rows: Readings, i: int) -> Said:

@@ -16,7 +16,7 @@ import pytest
 
 from core.batches import RecordBatch
 from core.errors import PenstockError, SourceError
-from core.readings import LINK_USER0
+from core.link import LINK_USER0
 from core.topics import FINDINGS, FLOWS, FLOWS_DLQ, TELEMETRY, TELEMETRY_DLQ
 from core.undeliverable import undeliverable
 from flows.replay import replay
