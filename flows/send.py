@@ -25,6 +25,7 @@ import numpy as np
 from connectors.clock import monotonic_ns
 from connectors.sender import Sender
 from core.errors import UsageError
+from core.kernels import load_kernels
 from core.odd import ODD, odd_each
 from core.scenario import Kind, Traffic
 
@@ -130,6 +131,7 @@ def send(
         gso=gso, on_error=lambda number: notify(_why(to, number, gso=gso)),
     )  # fmt: skip
     account = _Account(traffic, sender.payload_bytes_max)
+    load_kernels()  # datagrams have their times, and wait for no compiler
     begun_ns = None
     with closing(sender):
         for schedule in _ahead(traffic, sender.lay_out, account.add, stopping.is_set):
