@@ -150,7 +150,10 @@ Where = tuple[str, int] | tuple[str, int, int, int]
 
 def _resolve(text: str) -> list[tuple[int, Where]]:
     """Return family and socket address for each address that a text names."""
-    endpoint = parse(text, port_min=0)
+    try:
+        endpoint = parse(text, port_min=0)
+    except UsageError as error:
+        raise UsageError(f"udp {plain(text)}: {error}") from None
     try:
         found = socket.getaddrinfo(*endpoint, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError, ValueError) as error:
