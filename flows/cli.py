@@ -1,4 +1,4 @@
-"""The command line: `penstock replay | run | simulate | send | config | topics | dlq | --version`.
+"""The command line: `penstock replay | run | evaluate | simulate | send | config | topics …`.
 
 Laws:
 
@@ -21,6 +21,7 @@ from core.errors import PenstockError, RunError, UsageError
 from flows import options
 from flows.carry import carry_out, show
 from flows.console import put, refused, say
+from flows.evaluate import evaluate
 from flows.kafka_cli import dlq_app, topics_app
 from flows.live import run_app
 
@@ -47,6 +48,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(run_app, name="run")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
+app.command()(evaluate)
 
 
 def _version(asked: bool) -> None:
