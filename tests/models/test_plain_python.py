@@ -20,6 +20,7 @@ from core.headers import decode_headers
 from core.netflow import FlowTable
 from core.shards import split
 from core.topics import TELEMETRY_DLQ
+from models.burst import BurstPredictor
 from models.calibration import TailCalibration
 from models.features import NAMES, WindowFeatures
 from models.gaussian import GaussianDetector
@@ -104,6 +105,14 @@ def learnt(frames: FrameBatch, *, is_device: bool) -> dict[str, str]:
     }  # fmt: skip
 
 
+def foreseen(frames: FrameBatch) -> str:
+    """Return a digest of what was predicted of frames, and of the weights that predicted it."""
+    predictor = BurstPredictor()
+    predictor.arrive((frames.clock_ns - frames.clock_ns[0]) * 20, 15)
+    model: Any = predictor._model
+    return digest(predictor.squared_error, model.weights, model.covariance)
+
+
 def settings() -> Any:
     """Return settings under which a short run has findings."""
     from core.sections import AnomalySettings
@@ -128,6 +137,7 @@ def stages() -> dict[str, Any]:
         "telemetry": digest(*encoded(records.telemetry(devices))),
         "flow records": digest(*(a for e in ended for a in encoded(records.flows(e)))),
         "rejects": digest(*encoded(records.rejects(whole, reason, TELEMETRY_DLQ))),
+        "bursts": foreseen(hosts),
         "counts": [len(devices), len(hosts), *(len(e) for e in ended)],
         "devices": learnt(devices, is_device=True),
         "hosts": learnt(hosts, is_device=False),
