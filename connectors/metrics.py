@@ -13,6 +13,7 @@ Source: Prometheus, "Writing client libraries" and "Metric and label naming".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import nan
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, Histogram, start_http_server
@@ -45,6 +46,14 @@ _COUNTERS = {  # ledger name → metric, help
     "passed": ("penstock_frames_passed", "Frames the dam let through, at once or later."),
     "passed_bytes": ("penstock_passed_bytes", "Bytes of the frames that passed."),
     "queued": ("penstock_frames_queued", "Frames that had to wait."),
+    "burst_seconds": (
+        "penstock_burst_seconds",
+        "Seconds of packet time whose burst probability was held against what came.",
+    ),
+    "bursts": (
+        "penstock_bursts",
+        "Seconds among these in which more arrived than the dam's rate.",
+    ),
     "rows_scored": ("penstock_rows_scored", "Feature rows scored by the model."),
     "rows_warming": ("penstock_rows_warming", "Feature rows seen while the model was warming."),
     "findings": ("penstock_findings", "Findings written."),
@@ -53,6 +62,12 @@ _COUNTERS = {  # ledger name → metric, help
     "snapshots_over_bound": (
         "penstock_snapshots_over_bound",
         "Snapshots of a worker larger than an epoch is meant to have.",
+    ),
+}
+_MILLIONTHS = {  # ledger name, of millionths → metric, help
+    "burst_error_ppm": (
+        "penstock_burst_squared_error",
+        "Squared errors of the burst probability, summed; a second of them is a Brier score.",
     ),
 }
 _SECONDS = {  # ledger name, of nanoseconds → metric, help
@@ -100,6 +115,10 @@ _GAUGES = {
     ),
     "backlog": ("penstock_sink_backlog", "Records beyond that, which wait for room."),
 }
+_BURST = (
+    "penstock_burst_probability",
+    "Probability that this second brings more than the dam's rate; NaN while warming.",
+)
 
 _BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 STAGE_SECONDS = Histogram(
@@ -139,10 +158,14 @@ class LedgerCollector(Collector):
             counter = CounterMetricFamily(metric, text)
             counter.add_metric([], total[name])
             yield counter
-        for name, (metric, text) in _SECONDS.items():
-            counter = CounterMetricFamily(metric, text)
-            counter.add_metric([], total[name] * 1e-9)
-            yield counter
+        for names, unit in ((_SECONDS, 1e-9), (_MILLIONTHS, 1e-6)):
+            for name, (metric, text) in names.items():
+                counter = CounterMetricFamily(metric, text)
+                counter.add_metric([], total[name] * unit)
+                yield counter
+        burst = GaugeMetricFamily(*_BURST)
+        burst.add_metric([], total["burst_ppm_max"] * 1e-6 if "burst_ppm_max" in total else nan)
+        yield burst
         for name, (metric, text) in _GAUGES.items():
             gauge = GaugeMetricFamily(metric, text)
             gauge.add_metric([], total[name])

@@ -5,6 +5,7 @@ Laws:
 1. A command (`core.controls`) holds from the first frame of its packet time on, wherever a batch
    was cut: the batch is judged in two halves.
 2. Commands wait in order of their time, bounded; the one that finds no room is refused and said so.
+3. What arrives is shown to the burst predictor before it is judged: dropped or not, it arrived.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from core.row_log import RowLog
 from flows.items import Arrivals, Passage
 from flows.keeper import Journal
 from flows.steps import Step
+from models.burst import BurstPredictor
 
 RETUNES_MAX = 1_024
 """Commands that wait for their time in one shard."""
@@ -47,6 +49,7 @@ class DamStep(Step[Arrivals | Retune, Passage]):
         self._passed = self._passed_bytes = 0
         self._waiting: list[Retune] = []
         self._now_ns = -(1 << 63)
+        self._burst = BurstPredictor()
         if self.run.settings.dam_is_on:
             self._dam = Dam(
                 rate_hz=s.rate_hz, burst=s.burst, queue_len_max=s.queue_len_max,
@@ -88,6 +91,7 @@ class DamStep(Step[Arrivals | Retune, Passage]):
         passages = []
         while self._waiting and self._waiting[0].at_ns <= self._now_ns:
             passages += self._retune(self._dam, self._waiting.pop(0))
+        self._burst.tick(now_ns)
         judged = self._dam.tick(now_ns)
         released_ns = 0 if self._dam.depth else now_ns
         passage = Passage(nothing, judged.marks, judged.released, now_ns, released_ns)
@@ -101,8 +105,8 @@ class DamStep(Step[Arrivals | Retune, Passage]):
             times.append(next_ns)
         return min(times, default=None)
 
-    @staticmethod
-    def _judge(dam: Dam, frames: FrameBatch) -> Passage:
+    def _judge(self, dam: Dam, frames: FrameBatch) -> Passage:
+        self._burst.arrive(frames.clock_ns, dam.rate_hz)
         judged = dam.arrive(frames)
         return Passage(frames, judged.marks, judged.released)
 
@@ -138,13 +142,15 @@ class DamStep(Step[Arrivals | Retune, Passage]):
         return value.frames if isinstance(value, Arrivals) else None
 
     def state(self) -> Any:
-        """Return bucket and totals of the dam, the account, and the commands that wait."""
+        """Return bucket and totals of the dam, the account, what waits, and the predictor."""
         dam = self._dam.snapshot() if self._dam is not None else None
-        return dam, self._reasons, self._passed, self._passed_bytes, self._waiting, self._now_ns
+        account = self._reasons, self._passed, self._passed_bytes
+        return dam, *account, self._waiting, self._now_ns, self._burst
 
     def restore(self, state: Any) -> None:
         """Go on from a snapshot."""
-        saved, self._reasons, self._passed, self._passed_bytes, self._waiting, self._now_ns = state
+        saved, self._reasons, self._passed, self._passed_bytes, *rest = state
+        self._waiting, self._now_ns, self._burst = rest
         if self._dam is not None:
             self._dam.restore(saved)
 
@@ -170,6 +176,7 @@ class DamStep(Step[Arrivals | Retune, Passage]):
             "queued_max": dam.depth_max,
             "tokens": dam.tokens,
             "rate_hz": dam.rate_hz,
+            **self._burst.totals(),
         }
 
 
