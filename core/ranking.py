@@ -95,8 +95,8 @@ class Benign:
             fpr_max: 0 … 1; below 1 / n no benign packet may lie above the threshold.
         """
         n = self._sorted.size
-        allowed = min(n - 1, math.floor(fpr_max * n + 1e-9))  # 0.07 × 100 is a little below 7
-        threshold = self._sorted[n - 1 - allowed]
+        allowed = math.floor(fpr_max * n + 1e-9)  # 0.07 × 100 is a little below 7
+        threshold = self._sorted[n - 1 - allowed] if allowed < n else -math.inf
         above = n - int(np.searchsorted(self._sorted, threshold, side="right"))
         # NaN compares as false.
         found = sum(

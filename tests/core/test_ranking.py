@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core import ranking
@@ -33,6 +33,7 @@ def test_the_area_is_the_share_of_pairs_won(attack: list[float], benign: list[fl
 
 
 @given(SCORES, SCORES, st.sampled_from([0.0, 0.001, 0.01, 0.07, 0.1, 0.5, 1.0]))
+@example([0.0], [0.0], 1.0)
 def test_a_rate_is_the_best_that_any_threshold_has(
     attack: list[float], benign: list[float], fpr_max: float
 ) -> None:
