@@ -31,6 +31,7 @@ demo: $(READY) ## Simulate a capture, replay it, and show what came out
 	@$(BIN)/python -m flows.demo
 
 test: $(READY) ## Run the whole suite
+	@$(BIN)/python -m tests.kernels
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(TESTS)
 
 broker: $(READY) ## Fetch the Kafka broker that tests run (they do it themselves when it is missing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from core import kernels
 from core.kernels import JIT, Kernel, be16, be32, be_word, mix
 from core.xxh64 import xxh64
 from tests.disks import small_disk_at
+from tests.kernels import load_every_kernel
 
 MASK = (1 << 64) - 1
 
@@ -174,12 +174,7 @@ def test_kernels_keep_to_their_signature() -> None:
 @pytest.mark.timeout(1_200)  # without a cache it compiles what a hundred tests would
 def test_every_kernel_compiles() -> None:
     """Whatever a run may call first compiles as it is declared."""
-    root = Path(kernels.__file__).parent.parent
-    for floor in ("core", "models", "connectors"):
-        for path in sorted((root / floor).glob("*.py")):
-            if "@kernel(" in path.read_text():
-                importlib.import_module(f"{floor}.{path.stem}")
-    kernels.load_kernels()
+    load_every_kernel()
     callees = {callee for each in kernels._defined for callee in each.callees()}
     assert all(each.load() for each in set(kernels._defined) - callees)
     assert callees
