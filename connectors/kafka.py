@@ -23,7 +23,7 @@ from bytewax.outputs import StatefulSinkPartition
 from connectors.account import Account, Counts
 from connectors.clock import monotonic_ns
 from connectors.kafka_client import producer_properties
-from connectors.kafka_topics import batch_bytes, encode, ensure, message_bytes
+from connectors.kafka_topics import batch_bytes, encoder, ensure, message_bytes
 from connectors.outbox import Outbox
 from connectors.shard_sink import ShardSink
 from core.batches import RecordBatch
@@ -157,6 +157,7 @@ class KafkaSink(ShardSink[KafkaState]):
         self._servers, self._notify, self._on_lost = servers, notify, on_lost
         self._pressure, self._stopping = pressure, stopping
         self._topics = list(topics)
+        self._encode = encoder(settings)
         self.layouts: dict[str, Layout] = {}
         self._outbox: Outbox | None = None
         self._open: set[str] = set()
@@ -184,8 +185,8 @@ class KafkaSink(ShardSink[KafkaState]):
         return KafkaPart(self, for_part, resume_state)
 
     def encode(self, batch: RecordBatch) -> Outgoing:
-        """Return records as messages; see `connectors.kafka_topics.encode`."""
-        return encode(self.settings, self.layouts[batch.topic], batch)
+        """Return records as messages; see `connectors.kafka_topics.encoder`."""
+        return self._encode(self.layouts[batch.topic], batch)
 
     def outbox(self, part: str) -> Outbox:
         """Return the outbox, open, for a part that is to be released."""

@@ -151,23 +151,29 @@ def message_bytes(settings: KafkaSettings, layout: Layout) -> int:
     return min(settings.message_bytes_max, layout.message_bytes_max or settings.message_bytes_max)
 
 
-def encode(settings: KafkaSettings, layout: Layout, batch: RecordBatch) -> Outgoing:
-    """Return records as messages of the format that is set, the same whenever it is called.
+def encoder(settings: KafkaSettings) -> Callable[[Layout, RecordBatch], Outgoing]:
+    """Return what makes messages of records for a topic, the same whenever it is called.
+
+    What that takes is imported now: those who only ask about topics need not wait for it, nor does
+    the first record.
 
     Args:
         settings: Section `kafka` of the settings.
-        layout: How the brokers have the topic of the records.
-        batch: The records.
     """
-    # Both hold kernels, which whoever only asks about topics need not wait for.
     if settings.format == "json":
         from core.outgoing import json_messages
 
-        return json_messages(batch, settings.headers)
+        return lambda _, batch: json_messages(batch, settings.headers)
     from core.arrow_out import arrow_messages
+    from core.record_columns import schema
 
-    largest = message_bytes(settings, layout)
-    return arrow_messages(batch, settings.headers, layout.partitions, largest)
+    schema()  # imports pyarrow
+
+    def encode(layout: Layout, batch: RecordBatch) -> Outgoing:
+        largest = message_bytes(settings, layout)
+        return arrow_messages(batch, settings.headers, layout.partitions, largest)
+
+    return encode
 
 
 def create(settings: KafkaSettings, servers: str) -> list[Created]:

@@ -152,6 +152,7 @@ class _Back:
         self._trouble: Trouble = config["error_cb"]
         meant = [t.name for t in TOPICS.values() if t.dead_letters == dead_letters]
         self._layouts = kafka_topics.ensure(settings, servers, meant, notify)
+        self._encode = kafka_topics.encoder(settings)
         config["batch.size"] = kafka_topics.batch_bytes(settings, self._layouts)
         # Brokers refuse a batch whole, and anybody can write a letter that is refused again.
         config["batch.num.messages"] = 1
@@ -191,7 +192,7 @@ class _Back:
         """Return records as the sink would send them."""
         batch = records(letters)
         if self._settings.format == "arrow" and all(map(_is_text, letters)):
-            return kafka_topics.encode(self._settings, self._layouts[batch.topic], batch)
+            return self._encode(self._layouts[batch.topic], batch)
         out = json_messages(batch, self._settings.headers)
         out.keys = [each.key_bytes for each in letters]  # of which one may be none
         return out

@@ -328,10 +328,15 @@ def _picked(
     arena: NDArray[np.uint8], end: NDArray[np.int64], rows: NDArray[Any] | slice
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return some of the texts that lie one after another, as such an arena with its ends."""
-    size = np.diff(end, prepend=0)
-    start, size = (end - size)[rows], size[rows]
-    writable = np.require(arena, requirements=["C", "W"])
-    return gather(writable, start, size.astype(np.int32)), np.cumsum(size)
+    from core.kernels import copy_slices, find_slices
+
+    if isinstance(rows, slice) or rows.dtype != np.int64:
+        rows = np.arange(end.size)[rows]
+    start, length = np.empty(rows.size, np.int64), np.empty(rows.size, np.int32)
+    picked_end = np.empty(rows.size, np.int64)
+    picked = np.empty(find_slices(end, rows, start, length, picked_end), U1)
+    copy_slices(np.require(arena, requirements=["C", "W"]), start, length, picked)
+    return picked, picked_end
 
 
 def _split(arena: NDArray[np.uint8], end: NDArray[np.int64]) -> list[bytes]:

@@ -300,6 +300,32 @@ def be_word(buf: Any, at: Any, size: Any) -> Any:
     return word
 
 
+@kernel(i8(A_i8.copy(readonly=True), A_i8, A_i8, A_i4, A_i8))
+def find_slices(end: Any, rows: Any, start: Any, length: Any, picked_end: Any) -> Any:
+    """Write where some of the slices that lie one after another begin, and how they would lie.
+
+    Args:
+        end: `(n,) int64`; where each slice ends.
+        rows: `(m,) int64`; which of them, each 0 … n - 1.
+        start: `(m,) int64`; written: where each begins.
+        length: `(m,) int32`; written: its bytes.
+        picked_end: `(m,) int64`; written: where each ends when only these lie there.
+
+    Returns:
+        The bytes of all of them.
+    """
+    total = 0
+    for i in range(rows.size):
+        row = rows[i]
+        begin = end[row - 1] if row > 0 else 0
+        size = end[row] - begin
+        start[i] = begin
+        length[i] = size
+        total += size
+        picked_end[i] = total
+    return total
+
+
 @kernel(none(A_u1, A_i8, A_i4, A_u1))
 def copy_slices(arena: Any, start: Any, length: Any, out: Any) -> None:
     """Copy slices of an arena one after another into `out`, which must hold their sum."""

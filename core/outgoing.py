@@ -28,6 +28,7 @@ from core.topics import TELEMETRY
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from core.batches import RecordBatch
@@ -52,7 +53,7 @@ class Outgoing:
 
     Attributes:
         topic: Name of the topic as `core.topics` has it, whatever the brokers call it.
-        values: Value of each message.
+        values: Value of each message; those of Arrow messages are slices of one buffer.
         keys: Key of each; `None` for none.
         timestamps_ms: Time of each, ms since the epoch, at least 1.
         headers: Headers of each.
@@ -63,7 +64,7 @@ class Outgoing:
     """
 
     topic: str
-    values: list[bytes]
+    values: list[bytes] | list[pa.Buffer]
     keys: list[bytes | None]
     timestamps_ms: list[int]
     headers: list[Headers]

@@ -62,6 +62,11 @@ _BASE64 = np.frombuffer(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8
 )
 
+_TWO_DIGITS = np.frombuffer(b"".join(b"%02d" % number for number in range(100)), np.uint8)
+"""What 0 to 99 are in decimal, with a zero before the first ten: half the divisions of one digit at
+a time."""
+_TENS = np.array([10**power for power in range(20)], np.uint64)
+
 _AS_IT_IS, _AS_UNICODE = 0, 1
 _ESCAPE = np.zeros(256, np.uint8)
 """What becomes of a byte in a string: 0 copied, 1 `\\u00XX`, else the letter after a backslash."""
@@ -124,7 +129,6 @@ def write_decimal(out: Any, at: Any, value: Any) -> Any:
     Returns:
         The position after the last digit.
     """
-    ten = np.uint64(10)
     if value < 0:
         out[at] = _MINUS
         at += 1
@@ -132,14 +136,22 @@ def write_decimal(out: Any, at: Any, value: Any) -> Any:
     else:
         rest = np.uint64(value)
     digits = 1
-    bound = ten
-    while digits < 19 and rest >= bound:
+    while digits < 19 and rest >= _TENS[digits]:
         digits += 1
-        bound = bound * ten
-    for i in range(at + digits - 1, at - 1, -1):
-        out[i] = _ZERO + np.int64(rest % ten)
-        rest = rest // ten
-    return at + digits
+    end = i = at + digits
+    hundred = np.uint64(100)
+    while rest >= hundred:
+        left = rest // hundred
+        two = np.int64(rest - left * hundred)
+        i -= 2
+        out[i] = _TWO_DIGITS[2 * two]
+        out[i + 1] = _TWO_DIGITS[2 * two + 1]
+        rest = left
+    two = np.int64(rest)
+    if two >= 10:
+        out[i - 2] = _TWO_DIGITS[2 * two]
+    out[i - 1] = _TWO_DIGITS[2 * two + 1]
+    return end
 
 
 @kernel(i8(A_u1, i8, A_u1, i8, i8))
