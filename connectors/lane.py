@@ -43,7 +43,7 @@ class Report(Protocol):
         """Hear that the producer did not take it."""
 
 
-ToProduce = tuple[str, bytes, bytes | None, int, Report, None, int, "Headers"]
+ToProduce = tuple[str, bytes, bytes | None, int, Report, None, int, "Headers | None"]
 """A message as `Producer.produce` takes it by position: topic, value, key, partition, callback, a
 second name for the callback, time in ms (0 is now) and headers. By position costs a fifth less."""
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from connectors.clock import monotonic_ns, sleep_until
 from connectors.packet_socket import PacketSocket
-from connectors.ring import Ring, RingCounts, RingOptions
+from connectors.ring import ROW_BYTES, Ring, RingCounts, RingOptions
 from core.batches import PacketBatch
 from core.errors import SourceError
 from core.tpacket import BYTES, COLUMNS, FILTERED, LOST, PACKETS, ROWS, TRUNCATED, USED, walk
@@ -187,6 +187,13 @@ class PacketRing(Ring[PacketSocket, PacketBatch]):
     def _close(self) -> None:
         for each in self._sockets:
             each.close()
+
+    def _lasts_s(self, rate_hz: float) -> float:
+        # A block is handed over when its time is up, however little is in it.
+        blocks = min(each.ring.size // each.options.block_bytes for each in self._sockets)
+        block_s = min(each.options.block_ms for each in self._sockets) * 1e-3
+        size = min(each.ring.size for each in self._sockets)
+        return min(blocks * block_s, size / ROW_BYTES / max(rate_hz, 1.0))
 
     def _kernel_bytes(self) -> int:
         return self._waiting_bytes

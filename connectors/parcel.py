@@ -120,5 +120,5 @@ def messages(out: Outgoing, name: str, reports: Iterable[Parcel]) -> Iterator[To
     """
     return zip(
         repeat(name), out.values, out.keys, out.partitions, reports, repeat(None),
-        out.timestamps_ms, out.headers,
+        out.timestamps_ms, out.headers or repeat(None),
     )  # fmt: skip

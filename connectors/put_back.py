@@ -170,7 +170,8 @@ class _Back:
             report = partial(self._report, out.topic, out.rows[row])
             while True:
                 try:
-                    headers: Any = out.headers[row]  # whose stubs allow no less than `None`
+                    # Whose stubs allow no less than `None`.
+                    headers: Any = out.headers[row] if out.headers else None
                     self._producer.produce(
                         name, out.values[row], out.keys[row], out.partitions[row],
                         on_delivery=report, timestamp=out.timestamps_ms[row], headers=headers,

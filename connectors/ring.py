@@ -9,8 +9,9 @@ Laws:
    already.
 3. A batch is as large as the load wants: it is handed over when it is full, or when none waits to
    be taken. Between receipts of a few the thread pauses for `GATHER_S`, so that five hundred wakes
-   a second are the most; for `GATHER_BUSY_S` while more than `BUSY_HZ` rows a second come, because
-   there what a batch costs beside its rows counts for more than a moment.
+   a second are the most; for up to `GATHER_BUSY_S` while more than `BUSY_HZ` rows a second come,
+   because there what a batch costs beside its rows counts for more than a moment. It never pauses
+   for longer than a quarter of the kernel's buffers lasts.
 4. On `stopping` the kernel is told to refuse at once what comes, what it holds is handed over, and
    the thread ends. What waits in the kernel for longer than `DRAIN_S` without an arena becoming
    free is counted and dropped.
@@ -34,6 +35,7 @@ import msgspec
 import numpy as np
 
 from connectors.arenas import Arena, Arenas, scratch
+from connectors.clock import monotonic_ns
 from core.batches import Columns
 from core.errors import PenstockError, RunError
 
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
 IDLE_S = 0.04
 """How long the thread waits for something to receive, or for an arena, before it looks whether it
 is to stop."""
+ROW_BYTES = 2_304
+"""What a row takes of the kernel's buffers, as a rule at most."""
 GATHER_S = 0.002
-GATHER_BUSY_S = 0.004
+GATHER_BUSY_S = 0.016
 BUSY_HZ = 90_000
 DRAIN_S = 0.05
 
@@ -191,6 +195,15 @@ class Ring(ABC, Generic[S, B]):
             kernel_bytes=self._kernel_bytes(),
         )
 
+    def gather_s(self, rate_hz: float) -> float:
+        """Return how long the thread pauses between receipts of a few.
+
+        Args:
+            rate_hz: Rows that come in a second, as it seems.
+        """
+        longest_s = GATHER_BUSY_S if rate_hz > BUSY_HZ else GATHER_S
+        return min(longest_s, self._lasts_s(rate_hz) / 4)
+
     def _run(self) -> None:
         # Whatever kills a thread, the worker must not wait for it for ever.
         end: PenstockError | None = RunError(
@@ -212,7 +225,7 @@ class Ring(ABC, Generic[S, B]):
         with epoll(len(sockets)) as poll:
             for number in sockets:
                 poll.register(number, EPOLLIN)
-            pause_s, seen = GATHER_S, 0
+            seen, seen_ns = 0, monotonic_ns()
             while not self._stopping.is_set():
                 waits = self._filling is not None and self._filling.rows > 0
                 ready = poll.poll(GATHER_S if waits else IDLE_S)
@@ -224,10 +237,11 @@ class Ring(ABC, Generic[S, B]):
                 if self._full.empty():
                     self._hand_over()
                 if ready and not more:
-                    came = self._handed + (self._filling.rows if self._filling else 0) - seen
-                    seen += came
-                    pause_s = GATHER_BUSY_S if came > BUSY_HZ * pause_s else GATHER_S
-                    self._stopping.wait(pause_s)
+                    rows = self._handed + (self._filling.rows if self._filling else 0)
+                    now_ns = monotonic_ns()
+                    rate_hz = (rows - seen) * 1e9 / max(now_ns - seen_ns, 1)
+                    seen, seen_ns = rows, now_ns
+                    self._stopping.wait(self.gather_s(rate_hz))
 
     def _idle(self) -> None:
         """Do what is to be done now and then while nothing is received."""
@@ -274,6 +288,10 @@ class Ring(ABC, Generic[S, B]):
     @abstractmethod
     def _close(self) -> None:
         """Close the sockets; counts are final then."""
+
+    @abstractmethod
+    def _lasts_s(self, rate_hz: float) -> float:
+        """Return how long the kernel's buffers hold what comes, at so many rows a second."""
 
     @abstractmethod
     def _kernel_bytes(self) -> int:

@@ -24,7 +24,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from connectors.ring import Ring, RingCounts, RingOptions
+from connectors.ring import ROW_BYTES, Ring, RingCounts, RingOptions
 from connectors.udp_receiver import Receiver
 from connectors.udp_socket import UdpSocket
 from core.datagrams import (
@@ -145,6 +145,10 @@ class UdpRing(Ring[UdpSocket, Datagrams]):
             with suppress(OSError):  # one that failed has said so
                 socket.count_drops()
             socket.close()
+
+    def _lasts_s(self, rate_hz: float) -> float:
+        granted = min(each.granted_bytes for each in self._sockets)
+        return granted / ROW_BYTES / max(rate_hz, 1.0)
 
     def _kernel_bytes(self) -> int:
         waiting = 0

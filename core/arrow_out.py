@@ -158,6 +158,8 @@ def _headers(
 ) -> list[Headers]:
     """Return the headers of each message."""
     found: list[Headers] = []
+    if which == "none":
+        return found
     columns = (
         values,
         batch.source[first].tolist(),

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 Headers = dict[str, bytes]
 """Headers of one message, in their order. `produce` takes a dictionary for less than a list."""
-Which = Literal["cloudevents", "seq"]
-"""Which headers: those of CloudEvents too, or only the sequence number (`kafka.headers`)."""
+Which = Literal["cloudevents", "seq", "none"]
+"""Which headers: those of CloudEvents too, only the sequence number, or none (`kafka.headers`)."""
 
 BY_KEY = -1
 """The partition of a message whose key decides."""
@@ -56,7 +56,7 @@ class Outgoing:
         values: Value of each message; those of Arrow messages are slices of one buffer.
         keys: Key of each; `None` for none.
         timestamps_ms: Time of each, ms since the epoch, at least 1.
-        headers: Headers of each.
+        headers: Headers of each; an empty list when they have none.
         partitions: Partition of each, or `BY_KEY`.
         rows: Records in each; 1 for JSON.
         first_row: Row of `batch` that the first record of each is.
@@ -128,6 +128,8 @@ def constant_headers(topic: str, source: int, content: bytes) -> Headers:
 
 def _headers(batch: RecordBatch, which: Which) -> list[Headers]:
     count = len(batch)
+    if which == "none":
+        return []
     has_seq = batch.topic == TELEMETRY and batch.has_seq
     if which == "seq" and not has_seq:
         return [{"content-type": JSON}] * count

@@ -213,8 +213,8 @@ class KafkaSettings(_Section, frozen=True, kw_only=True):
         _choice("One JSON value a record, or one Arrow stream for many records."),
     ] = "json"
     headers: Annotated[
-        Literal["cloudevents", "seq"],
-        _choice("Headers of a record: those of CloudEvents too, or only the sequence number."),
+        Literal["cloudevents", "seq", "none"],
+        _choice("Headers of a record: those of CloudEvents too, only the sequence number, none."),
     ] = "cloudevents"
     linger_ms: Annotated[int, _num("Wait for more records of a batch.", 0, 10_000, "ms")] = 100
     batch_bytes: Annotated[

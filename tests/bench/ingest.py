@@ -1,7 +1,7 @@
 """One `penstock run ingest` of our own for a benchmark: UDP → JSON → Kafka, on a free port.
 
-Settings are the defaults, but for the rate of the dam, which lets all pass, and the name of the
-topic.
+Settings are the defaults, but for the rate of the dam, which lets all pass, the name of the topic,
+and what a case says of the section `kafka`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from tests.bench.subject import Subject
 class Ingest(Subject):
     """A live run."""
 
-    def __init__(self, folder: Path, servers: str, topic: str) -> None:
+    def __init__(self, folder: Path, servers: str, topic: str, kafka: dict[str, str]) -> None:
         super().__init__(folder)
         settings = folder / "penstock.toml"
+        given = "".join(f'{name} = "{value}"\n' for name, value in kafka.items())
         settings.write_text(
             "[dam]\nrate_hz = 1000000\nburst = 1000000\n"
-            f'[kafka.topics]\n"{TELEMETRY}" = "{topic}"\n'
+            f'[kafka]\n{given}[kafka.topics]\n"{TELEMETRY}" = "{topic}"\n'
         )
         self.start([
             sys.executable, "-m", "flows.cli", "run", "ingest",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import get_args
 
 import msgspec
 import pytest
 
 from connectors.outbox import PAGE
 from core.errors import SinkError
-from core.outgoing import json_messages
+from core.outgoing import Which, json_messages
 from core.sections import KafkaSettings
 from core.topics import FINDINGS, TELEMETRY, TELEMETRY_DLQ
 from tests.conftest import Kafka
@@ -44,8 +45,12 @@ def told(**fates: int) -> dict[str, int]:
     return {f"{fate}.{TELEMETRY}": count for fate, count in fates.items() if count}
 
 
-def test_what_is_sent_arrives_as_it_was_made(kafka: Kafka, settings: KafkaSettings) -> None:
+@pytest.mark.parametrize("which", get_args(Which))
+def test_what_is_sent_arrives_as_it_was_made(
+    kafka: Kafka, settings: KafkaSettings, which: Which
+) -> None:
     """Key, value, time and headers are those of the message, and all of it is counted."""
+    settings = msgspec.structs.replace(settings, headers=which)
     name = settings.topics[TELEMETRY]
     topics.create(kafka.servers, name, partitions=3)
     batch = readings(500)
@@ -54,8 +59,9 @@ def test_what_is_sent_arrives_as_it_was_made(kafka: Kafka, settings: KafkaSettin
         box.outbox.flush(30)
         assert box.counts(*FATES) == told(accepted=500, delivered=500)
         assert (box.outbox.occupancy, box.outbox.backlog) == (0, 0)
-    out = json_messages(batch, "cloudevents")
-    want = zip(out.keys, out.values, out.timestamps_ms, out.headers, strict=True)
+    out = json_messages(batch, which)
+    headers = out.headers if which != "none" else [{}] * len(batch)
+    want = zip(out.keys, out.values, out.timestamps_ms, headers, strict=True)
     found = topics.read(kafka.servers, name)
     assert sorted((m.key, m.value, m.timestamp_ms, m.headers) for m in found) == sorted(
         (key, value, at_ms, tuple(headers.items())) for key, value, at_ms, headers in want

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
-from connectors.ring import RingOptions
+from connectors.ring import BUSY_HZ, GATHER_BUSY_S, GATHER_S, ROW_BYTES, RingOptions
 from connectors.udp_ring import UdpRing
 from connectors.udp_socket import UdpOptions, UdpSocket, open_sockets
 from core.datagrams import Datagrams
@@ -212,6 +212,20 @@ def test_a_full_ring_leaves_the_rest_to_the_kernel_and_counts_what_it_drops_itse
     assert sum(map(len, got.got)) == counts.received
     got.got.clear()
     assert got.ring.occupancy().busy_arenas == 0
+
+
+@pytest.mark.parametrize("buffer_bytes", [64 << 10, 1 << 20, 32 << 20])
+def test_gathering_leaves_the_kernel_most_of_its_room(live: Opener, buffer_bytes: int) -> None:
+    """The faster datagrams come, the larger are batches, within a quarter of the buffer."""
+    made = live(udp=UdpOptions(buffer_bytes=buffer_bytes), start=False)
+    granted = made.sockets[0].granted_bytes
+    pauses = {rate_hz: made.ring.gather_s(rate_hz) for rate_hz in (1.0, 5e4, 1e5, 1e6, 1e7)}
+    for rate_hz, pause_s in pauses.items():
+        assert 0.0 < pause_s * rate_hz * ROW_BYTES <= granted / 4 * 1.001
+        assert pause_s <= (GATHER_BUSY_S if rate_hz > BUSY_HZ else GATHER_S)
+    assert pauses[1.0] == GATHER_S
+    if granted > 16 << 20:
+        assert (pauses[5e4], pauses[1e5]) == (GATHER_S, GATHER_BUSY_S)
 
 
 def test_what_came_before_stopping_is_handed_over(live: Opener) -> None:

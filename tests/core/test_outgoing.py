@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import records
+from core.arrow_out import arrow_messages
 from core.batches import RecordBatch
 from core.findings import encode
 from core.frame import device_frames
@@ -183,6 +184,19 @@ def test_what_has_no_sequence_number_has_no_header_of_it(which: Which) -> None:
     [lacking] = json_messages(replace(batch, has_seq=False), which).headers
     assert having == lacking | {"seq": b"\0\0\0\7"}
     assert "seq" not in lacking
+
+
+def test_messages_without_headers_are_the_same_messages() -> None:
+    """Nothing but the headers is left out, of many records in one message neither."""
+    batch = records_of(TELEMETRY, [Row(b"k%d" % i, b"1", seq=i) for i in range(9)])
+    for bare, whole in (
+        (json_messages(batch, "none"), json_messages(batch, "seq")),
+        (arrow_messages(batch, "none", 4, 10_000), arrow_messages(batch, "seq", 4, 10_000)),
+    ):
+        assert bare.headers == []
+        assert len(whole.headers) == len(bare) == len(whole)
+        for column in ("values", "keys", "timestamps_ms", "partitions", "rows", "first_row"):
+            assert getattr(bare, column) == getattr(whole, column)
 
 
 def test_times_before_the_epoch_are_not_now() -> None:
