@@ -26,6 +26,7 @@ from core import cloudevents, record_columns
 from core.kernels import A_i4, A_i8, i8, kernel, none
 from core.outgoing import ARROW, Headers, Outgoing, Which, constant_headers, timestamps_ms
 from core.partitioner import partitions_of
+from core.record_columns import ROW_BYTES
 from core.xxh64 import xxh64
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 ENVELOPE_BYTES = 1_536
 """Of a message, beside its rows: the frame of the stream, padding, headers, the frame of Kafka."""
+
+# Where texts end is only read, and may come from wherever.
+_ENDS = A_i8.copy(readonly=True)
 
 
 @kernel(none(A_i4, A_i8, A_i8))
@@ -60,27 +64,32 @@ def _group(partition: Any, group_end: Any, order: Any) -> None:
         group_end[p] += 1
 
 
-@kernel(i8(A_i8, A_i8, i8, A_i8))
-def _cut(row_bytes: Any, group_end: Any, bytes_max: Any, first: Any) -> Any:
+@kernel(i8(_ENDS, _ENDS, A_i8, i8, A_i8))
+def _cut(value_end: Any, key_end: Any, group_end: Any, bytes_max: Any, first: Any) -> Any:
     """Write the first row of each message; return how many there are.
 
     Args:
-        row_bytes: `(n,) int64`; bytes of each row, group after group.
+        value_end: `(n,) int64`; where the value of each row ends, group after group.
+        key_end: `(n,) int64`; where its key ends.
         group_end: `(groups,) int64`; where each group ends.
         bytes_max: Most bytes of the rows of one message that has more than one.
         first: `(n,) int64`; written.
     """
     count = 0
     row = 0
+    before = 0
     for group in range(group_end.size):
         total = 0
         begins = True
         while row < group_end[group]:
-            total += row_bytes[row]
+            texts = value_end[row] + key_end[row]
+            row_bytes = texts - before + ROW_BYTES
+            before = texts
+            total += row_bytes
             if begins or total > bytes_max:
                 first[count] = row
                 count += 1
-                total = row_bytes[row]
+                total = row_bytes
                 begins = False
             row += 1
     return count
@@ -102,12 +111,12 @@ def arrow_messages(
     group_end, order = np.zeros(partitions, np.int64), np.empty(count, np.int64)
     _group(partition, group_end, order)
     batch = batch if partitions == 1 else batch.take(order)
-    row_bytes = _sizes(batch.value_end) + _sizes(batch.key_end) + record_columns.ROW_BYTES
-    first = np.empty(count, np.int64)
-    first = first[: _cut(row_bytes, group_end, message_bytes_max - ENVELOPE_BYTES, first)]
+    first, bytes_max = np.empty(count, np.int64), message_bytes_max - ENVELOPE_BYTES
+    first = first[: _cut(batch.value_end, batch.key_end, group_end, bytes_max, first)]
     rows = np.diff(first, append=count)
     last = first + rows - 1
-    room = int(row_bytes.sum()) + ENVELOPE_BYTES * first.size
+    room = batch.values.size + batch.keys.size + ROW_BYTES * count
+    room += ENVELOPE_BYTES * first.size
     values = _streams(batch, first.tolist(), rows.tolist(), room)
     return Outgoing(
         topic=batch.topic,
@@ -120,10 +129,6 @@ def arrow_messages(
         first_row=first.tolist(),
         batch=batch,
     )
-
-
-def _sizes(end: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.diff(end, prepend=0)
 
 
 def _streams(batch: RecordBatch, first: list[int], rows: list[int], room: int) -> list[pa.Buffer]:

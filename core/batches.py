@@ -165,6 +165,11 @@ class HeaderBatch(Columns):
         self.check()
 
     @classmethod
+    def unset(cls, size: int) -> HeaderBatch:
+        """Return a batch of `size` rows of anything, for a kernel that writes them all."""
+        return cls(**{name: np.empty(size, dtype) for name, dtype in cls.COLUMNS.items()})
+
+    @classmethod
     def empty(cls, size: int) -> HeaderBatch:
         """Return a batch of `size` zeroed rows, for a kernel to fill."""
         return cls(**{name: np.zeros(size, dtype) for name, dtype in cls.COLUMNS.items()})

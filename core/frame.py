@@ -117,7 +117,10 @@ def _frames(
     payload_len: Any, claimed_len: Any, port: Any, body_bytes_max: Any,
     reason: Any, key_hi: Any, key_lo: Any, seq: Any,
 ) -> None:  # fmt: skip
-    """Judge every packet whose headers decoded; `reason` is read and written."""
+    """Judge every packet whose headers decoded; `reason` is read and written.
+
+    Of what is no frame, neither key nor number is written.
+    """
     key = np.zeros(2, np.uint64)
     for i in range(reason.size):
         if reason[i] != 0:
@@ -149,8 +152,8 @@ def device_frames(
     """
     count = len(packets)
     reason = headers.reason.copy()
-    key_hi, key_lo = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
-    seq = np.zeros(count, np.uint32)
+    key_hi, key_lo = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    seq = np.empty(count, np.uint32)
     _frames(
         packets.arena, packets.caplen, packets.wirelen, headers.proto, headers.fragment,
         headers.dport, headers.payload, headers.payload_len, headers.claimed_len, port,

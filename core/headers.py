@@ -282,11 +282,14 @@ def _decode(
     payload_len: Any,
     claimed_len: Any,
 ) -> None:
-    """Fill the columns of `HeaderBatch`, which are zero before."""
+    """Fill the columns of `HeaderBatch`, whatever they hold before."""
     row = np.zeros(ROW_FIELDS, np.int64)
     host = np.zeros(4, np.uint64)
     for i in range(start.size):
         at, size = int(start[i]), int(caplen[i])
+        reason[i] = tcp_flags[i] = fragment[i] = 0
+        ethertype[i] = sport[i] = dport[i] = payload_len[i] = claimed_len[i] = 0
+        src_hi[i] = src_lo[i] = dst_hi[i] = dst_lo[i] = 0
         proto[i] = -1
         payload[i] = at
         if at < 0 or size < 0 or size > arena.size - at:
@@ -323,7 +326,7 @@ def decode_headers(packets: PacketBatch) -> HeaderBatch:
 
     Source: see the module.
     """
-    columns = HeaderBatch.empty(len(packets))
+    columns = HeaderBatch.unset(len(packets))
     _decode(
         packets.arena,
         np.ascontiguousarray(packets.start),

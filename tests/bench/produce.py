@@ -1,11 +1,11 @@
 """A bare loop of `Producer.produce` over prepared bytes, and our sink over the same records.
 
-    python -m tests.bench.produce SERVERS TOPIC RECORDS bare|lean|sink
+    python -m tests.bench.produce SERVERS TOPIC RECORDS bare|lean|sink|arrow
 
 prints one JSON object. `bare` produces messages prepared before the clock starts, with the same
 keys, values, headers and times as the sink's; `lean` the same without headers, which no consumer of
-ours would want, to show what they cost; `sink` gives the sink encoded batches and does the rest.
-What is prepared goes round again when more records are asked for.
+ours would want, to show what they cost; `sink` gives the sink encoded batches and does the rest;
+`arrow` the same as Arrow. What is prepared goes round again when more records are asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from itertools import cycle
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 from confluent_kafka import Producer
 
@@ -127,8 +128,9 @@ def main() -> None:
     servers, topic, count, what = sys.argv[1:]
     records = int(count)
     settings = KafkaSettings(topics={TELEMETRY: topic}, queue_len_max=1_000_000)
-    if what == "sink":
-        loop = sink(settings, servers, records)
+    if what in ("sink", "arrow"):
+        form: Any = "json" if what == "sink" else "arrow"
+        loop = sink(msgspec.structs.replace(settings, format=form), servers, records)
     else:
         loop = bare(settings, servers, records, lean=what == "lean")
     wall, cpu = monotonic_ns(), cpu_ns()
