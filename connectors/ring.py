@@ -52,6 +52,8 @@ ROW_BYTES = 2_304
 GATHER_S = 0.002
 GATHER_BUSY_S = 0.016
 BUSY_HZ = 90_000
+RATE_S = 0.1
+"""How long rows are counted before it is said how many come a second: a burst is no rate."""
 DRAIN_S = 0.05
 
 
@@ -225,7 +227,7 @@ class Ring(ABC, Generic[S, B]):
         with epoll(len(sockets)) as poll:
             for number in sockets:
                 poll.register(number, EPOLLIN)
-            seen, seen_ns = 0, monotonic_ns()
+            seen, seen_ns, rate_hz = 0, monotonic_ns(), 0.0
             while not self._stopping.is_set():
                 waits = self._filling is not None and self._filling.rows > 0
                 ready = poll.poll(GATHER_S if waits else IDLE_S)
@@ -237,10 +239,10 @@ class Ring(ABC, Generic[S, B]):
                 if self._full.empty():
                     self._hand_over()
                 if ready and not more:
-                    rows = self._handed + (self._filling.rows if self._filling else 0)
-                    now_ns = monotonic_ns()
-                    rate_hz = (rows - seen) * 1e9 / max(now_ns - seen_ns, 1)
-                    seen, seen_ns = rows, now_ns
+                    if (passed_s := (monotonic_ns() - seen_ns) * 1e-9) >= RATE_S:
+                        rows = self._handed + (self._filling.rows if self._filling else 0)
+                        rate_hz = (rows - seen) / passed_s
+                        seen, seen_ns = rows, monotonic_ns()
                     self._stopping.wait(self.gather_s(rate_hz))
 
     def _idle(self) -> None:

@@ -32,7 +32,7 @@ from tests.kafka.broker import Broker
 RECORDS = 200_000 if SMOKE else 2_000_000
 """So many that starting (about half a second of CPU) does not count for much."""
 REPEATS = 1 if SMOKE else 5
-ALONE = ("bare", "lean", "sink", "arrow")
+ALONE = ("bare", "lean", "sink", "sink_arrow")
 FLOWS = {"null": ("null", "json"), "json": ("kafka", "json"), "arrow": ("kafka", "arrow")}
 
 
@@ -115,7 +115,7 @@ def main() -> None:
         "sink_to_bare": round(result["sink"]["records_per_s"] / result["bare"]["records_per_s"], 2),
         "flow_to_bare": round(json_flow["records_per_s"] / result["bare"]["records_per_s"], 2),
         "arrow_to_json_rows_per_cpu_s": round(
-            result["sink"]["cpu_us_per_record"] / result["arrow"]["cpu_us_per_record"], 1
+            result["sink"]["cpu_us_per_record"] / result["sink_arrow"]["cpu_us_per_record"], 1
         ),
         "arrow_to_json_rows_per_cpu_s_of_flow": round(
             arrow["records_per_cpu_s"] / json_flow["records_per_cpu_s"], 1

@@ -1,11 +1,11 @@
 """A bare loop of `Producer.produce` over prepared bytes, and our sink over the same records.
 
-    python -m tests.bench.produce SERVERS TOPIC RECORDS bare|lean|sink|arrow
+    python -m tests.bench.produce SERVERS TOPIC RECORDS bare|lean|sink|sink_arrow
 
 prints one JSON object. `bare` produces messages prepared before the clock starts, with the same
 keys, values, headers and times as the sink's; `lean` the same without headers, which no consumer of
 ours would want, to show what they cost; `sink` gives the sink encoded batches and does the rest;
-`arrow` the same as Arrow. What is prepared goes round again when more records are asked for.
+`sink_arrow` the same as Arrow. What is prepared goes round again when more records are asked for.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main() -> None:
     servers, topic, count, what = sys.argv[1:]
     records = int(count)
     settings = KafkaSettings(topics={TELEMETRY: topic}, queue_len_max=1_000_000)
-    if what in ("sink", "arrow"):
+    if what in ("sink", "sink_arrow"):
         form: Any = "json" if what == "sink" else "arrow"
         loop = sink(msgspec.structs.replace(settings, format=form), servers, records)
     else:
