@@ -13,24 +13,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-_NO_NUL = r"^[^\x00]*\Z"
+from core.finding_sections import DetectSettings, FindingSettings
+from core.section import NO_NUL as _NO_NUL
+from core.section import choice as _choice
+from core.section import num as _num
+from core.section import text as _text
+
 _WORD = r"^[!-~]+\Z"
 _PATH = r"^[^.\x00]+(\.[^.\x00]+)*\Z"
 _SINK = r"^(null|embedded|files:[^\x00]+|kafka://[!-~]+)\Z"
-
-
-def _num(doc: str, low: float, high: float, unit: str = "") -> Meta:
-    bounds = f"{low:.12g} to {high:.12g} {unit}".rstrip()
-    return Meta(description=doc, ge=low, le=high, extra={"bounds": bounds})
-
-
-def _text(doc: str, shape: str, pattern: str = _NO_NUL) -> Meta:
-    extra = {"bounds": f"{shape}, at most 4096 characters"}
-    return Meta(description=doc, max_length=4096, pattern=pattern, extra=extra)
-
-
-def _choice(doc: str) -> Meta:
-    return Meta(description=doc, extra={"bounds": ""})
 
 
 # Both kinds of live source have a ring of arenas.
@@ -184,7 +175,7 @@ class AnomalySettings(_Section, frozen=True, kw_only=True):
     warm_rows: Annotated[int, _num("Rows learnt before scoring.", 0, 1_000_000, "rows")] = 500
     seed: Annotated[int, _num("Seed of detectors that use chance.", 0, 4_294_967_295)] = 0
     findings_per_window_max: Annotated[
-        int, _num("Most findings reported of one window.", 1, 100_000, "findings")
+        int, _num("Most findings opened in one window.", 1, 100_000, "findings")
     ] = 100
 
 
@@ -305,6 +296,9 @@ class RunSettings(_Section, frozen=True, kw_only=True):
         str, _text("Capture (.pcap) to write what a live run receives to; empty = none.",
                    "path or empty")
     ] = ""  # fmt: skip
+    evidence: Annotated[
+        str, _text("Folder for the packets of each finding; empty = none.", "path or empty")
+    ] = ""
     strict: Annotated[bool, _choice("Whether an unreadable capture fails the run.")] = False
 
     @property
@@ -335,6 +329,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     dam: DamSettings = DamSettings()
     features: FeatureSettings = FeatureSettings()
     anomaly: AnomalySettings = AnomalySettings()
+    detect: DetectSettings = DetectSettings()
+    findings: FindingSettings = FindingSettings()
     flows: FlowSettings = FlowSettings()
     files: FilesSettings = FilesSettings()
     kafka: KafkaSettings = KafkaSettings()

@@ -109,6 +109,9 @@ def replay(
     scores: Annotated[
         str | None, typer.Option(help="Write one float32 a packet to this .npy file.")
     ] = None,
+    evidence: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write the packets of findings there.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when any capture could not be read.")
     ] = False,
@@ -119,7 +122,8 @@ def replay(
     flags: list[Layer] = [("PATH", {"run": {"paths": tuple(paths)}})]
     flags += options.layers(
         by=by, port=port, format=datagrams, json_key=json_key, filter=bpf, rate=rate, burst=burst,
-        sink=sink, recovery=recovery, scores=scores, strict=strict or None,
+        sink=sink, recovery=recovery, scores=scores, evidence=evidence,
+        strict=strict or None,
     )  # fmt: skip
     if speed is not None:
         flags.append(("--speed", {"capture": {"speed": _speed(speed)}}))

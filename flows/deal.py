@@ -45,6 +45,8 @@ def frame(run: Run) -> Callable[[Decoded], Iterable[tuple[str, Arrivals]]]:
             packets = decoded.packets
             reason, frames = _judged(run, packets, decoded.headers)
             rejects = _rejects(packets, decoded.headers, reason, dead_letters)
+            if run.evidence is not None:
+                run.evidence.see(packets, decoded.headers, frames)
             return _to_shards(frames, reason, rejects, shards)
 
     return step

@@ -125,14 +125,16 @@ def print_findings(out: Console, found: list[dict[str, Any]], truth: Planted) ->
 
     Args:
         out: Where to.
-        found: Finding records.
+        found: Messages about findings; the last one of each speaks for it.
         truth: What was planted.
     """
+    found = list({f["finding_info"]["uid"]: f for f in found}.values())
     found = sorted(found, key=lambda f: (f["start_time"], _who(f)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("at", justify="right", no_wrap=True)
     table.add_column("who", no_wrap=True)
     table.add_column("frames", justify="right", no_wrap=True)
+    table.add_column("found as", no_wrap=True)
     table.add_column("evidence, and how far from normal")
     table.add_column("planted as", no_wrap=True)
     others = [f for f in found if _who(f) not in truth.labels]
@@ -140,12 +142,11 @@ def print_findings(out: Console, found: list[dict[str, Any]], truth: Planted) ->
     for finding in (f for f in found if id(f) not in hidden):
         at_s = (finding["start_time"] - truth.start_ns // 10**6) / 1000
         features = finding["evidences"][0]["data"]["features"][: 1 if out.width < WIDE else 2]
-        evidence = "; ".join(
-            f"{f['feature']} {f['value']:,.4g} {f['unit']}, {f['distance']:+.1f}σ" for f in features
-        )
+        evidence = "; ".join(map(_evidence, features))
         label = truth.labels.get(_who(finding), "")
         who = "all together" if _who(finding) == "*" else _who(finding)
-        table.add_row(f"{at_s:.1f} s", who, f"{finding['count']:,}", evidence, label,
+        table.add_row(f"{at_s:.1f} s", who, f"{finding['count']:,}",
+                      finding["finding_info"]["types"][0], evidence, label,
                       style="bold" if label else "")  # fmt: skip
     out.print(table)
     rest = Counter("of the herd" if _who(f).startswith("new-") else "steady" for f in others)
@@ -157,6 +158,14 @@ def print_findings(out: Console, found: list[dict[str, Any]], truth: Planted) ->
     if missed:
         out.print(f"[bold red]planted and not found: {', '.join(missed)}[/bold red]")
     out.print()
+
+
+def _evidence(feature: dict[str, Any]) -> str:
+    """Return a feature with how far it is from normal, or what it may be at most."""
+    said = f"{feature['feature']} {feature['value']:,.4g} {feature['unit']}"
+    if "distance" in feature:
+        return f"{said}, {feature['distance']:+.1f}σ"
+    return f"{said}, from {feature['threshold']:,.4g} on"
 
 
 def _who(finding: dict[str, Any]) -> str:

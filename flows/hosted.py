@@ -48,6 +48,8 @@ def flow_from_environment() -> Dataflow:
         settings = load(flags=_engine_layers()).settings
         if settings.run.scores:
             raise UsageError("run.scores: scores are written by `penstock replay` only; unset it")
+        if settings.run.evidence:
+            raise UsageError("run.evidence: written by `penstock replay` and `run` only; unset it")
         if settings.run.record:
             raise UsageError("run.record: recordings are written by `penstock run` only; unset it")
         if settings.run.sink == "embedded" and _in_cluster():

@@ -26,6 +26,7 @@ from core.topics import FLOWS
 from flows import steps
 from flows.dam_step import DamStep
 from flows.deal import deal, frame
+from flows.flow_step import FlowStep
 from flows.intake import take_in
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ def build(run: Run) -> Dataflow:
     if run.settings.capture.by == "device":
         records.append(op.flat_map_value("telemetry", passages, steps.readings(run)))
     elif isinstance(source, CaptureSource | LiveSource) or FLOWS in source.kind.writes:
-        records.append(op.stateful_batch("flows", passages, partial(steps.FlowStep, run)))
+        records.append(op.stateful_batch("flows", passages, partial(FlowStep, run)))
 
     op.output("sink", op.merge("records", *records), run.sink())
     if run.scores is not None:
-        scores = op.map_value("scores", scored, lambda s: s.scores)
+        scores = op.filter_map_value("scores", scored, lambda s: s.scores)
         op.output("scores_file", scores, ScoresSink(run.scores))
     return flow
 

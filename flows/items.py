@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from connectors.scores import ScoreBatch
     from core.batches import FrameBatch, HeaderBatch, PacketBatch, RecordBatch
+    from core.sighting import Sighting
+    from models.features import RowBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,23 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What became known of a shard when windows closed, or time passed.
+
+    Attributes:
+        rows: Closed rows, none in a mere tick.
+        until_ns: Begin of the window that is open; those before are over.
+        sightings: What a watch saw in those that are over, in the order of time.
+    """
+
+    rows: RowBatch | None
+    until_ns: int
+    sightings: list[Sighting]
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """What the model made of rows."""
 
     findings: RecordBatch | None
-    scores: ScoreBatch
+    scores: ScoreBatch | None

@@ -49,6 +49,9 @@ def ingest(
     record: Annotated[
         str | None, typer.Option(metavar="FILE.pcap", help="Write what is received there, too.")
     ] = None,
+    evidence: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write the packets of findings there.")
+    ] = None,
     config: options.Config = None,
     pidfile: Annotated[
         str | None, typer.Option(help="File for the number of this process, while it runs.")
@@ -67,6 +70,7 @@ def ingest(
     flags += options.layers(
         by=by or ("host" if iface else None), port=port, format=datagrams, json_key=json_key,
         filter=bpf, rate=rate, burst=burst, sink=sink, recovery=recovery, record=record,
+        evidence=evidence,
     )  # fmt: skip
     settings = load(config, flags).settings
     if not settings.udp.addresses and not settings.packet.interfaces:

@@ -34,6 +34,7 @@ TrafficRate = Annotated[float, Option(help="Frames/s of all devices together.")]
 _SECTIONS = {
     "by": "capture", "port": "capture", "format": "capture", "json_key": "capture",
     "filter": "capture", "burst": "dam", "sink": "run", "recovery": "run", "record": "run",
+    "evidence": "run",
     "scores": "run", "strict": "run",
 }  # fmt: skip
 

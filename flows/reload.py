@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from connectors.supervisor import Supervisor
 
 LIVE = ("dam.rate_hz", "dam.burst")
+READ = ("findings.suppress",)
+"""What is in force as soon as it was read (`flows.service`)."""
 
 
 class Reload:
@@ -35,6 +37,7 @@ class Reload:
         give: Takes a command for every shard.
         supervisor: Is told when it begins and that it is done.
         notify: Is told in one line what came of it.
+        more: Says what else was read again, if anything.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class Reload:
         give: Callable[[Retune], None],
         supervisor: Supervisor,
         notify: Callable[[str], None],
+        more: Callable[[], str] = lambda: "",
     ) -> None:
         self._in_force, self._read, self._give = settings, read, give
-        self._supervisor, self._notify = supervisor, notify
+        self._supervisor, self._notify, self._more = supervisor, notify, more
 
     def __call__(self) -> None:
         """Read the settings, and change what can be changed."""
@@ -74,7 +78,9 @@ class Reload:
             parts.append(", ".join(values) + ("" if before.dam_is_on else " (the dam is off)"))
             if before.dam_is_on:
                 self._give(Retune(rate_hz=dam.rate_hz, burst=dam.burst))
-        if rest := [name for name in changed if name not in LIVE]:
+        if more := self._more():
+            parts.append(more)
+        if rest := [name for name in changed if name not in LIVE + READ]:
             parts.append(f"needs a restart: {', '.join(rest)}")
         return f"reloaded: {'; '.join(parts) or 'nothing changed'}"
 

@@ -33,6 +33,7 @@ from flows.ingest import build
 from flows.keeper import PICKLE_ERRORS
 from flows.run import Run
 from flows.service import in_service
+from flows.watching import open_evidence
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
@@ -81,6 +82,9 @@ def replay(
         if settings.run.scores:
             run.scores = ScoresFile(Path(settings.run.scores))
             undo.callback(run.scores.abandon)
+        if settings.run.evidence:
+            run.evidence = open_evidence(run)
+            undo.callback(run.evidence.close)
         if run.is_live and settings.run.record:
             run.recording = Recording(Path(settings.run.record))
             undo.callback(run.recording.close)

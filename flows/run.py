@@ -27,6 +27,7 @@ from connectors.ledger import Ledger
 from connectors.metrics import FLUSH_SECONDS
 from connectors.pressure import Pressure
 from connectors.scores import ScoresFile
+from connectors.suppressions import read as read_suppressions
 from connectors.waiting import Waiting
 from core.errors import UsageError
 from core.kafka_address import is_kafka, parse
@@ -38,6 +39,7 @@ from flows.summary import Summary, summarise
 from models.judge import Judge
 
 if TYPE_CHECKING:
+    from connectors.evidence import Evidence
     from connectors.kafka import KafkaSink
     from connectors.kafka_source import TopicSource
     from connectors.live import LiveSource
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from connectors.recording import Recording
     from core.controls import Retune
     from core.sections import Settings
+    from core.suppression import Suppressions
 
 
 @dataclass(slots=True)
@@ -57,15 +60,18 @@ class Run:
         ledger: What was counted.
         stopping: Set to end the sources.
         scores: Where scores of packets go, if anywhere.
+        evidence: Where packets of findings go, if anywhere.
         recording: Where a live source writes what it saw, if anywhere.
         pressure: How the sink makes the source pause.
         waiting: How the steps make a live source say what time it is.
         seed: Secret of hash tables; results do not depend on it.
         judge: What makes the model of a shard; as `models.judge.Judge`.
         budget: What the steps may write in one epoch.
+        suppressions: Which findings are not told, from the next window on.
         commands: What the dam of each shard is to be told; the last one counts.
         on_look: Told the name of a part of a live source whenever it looks for packets.
         on_record: Shown each message that is read back from the embedded broker.
+        reads_records: Whether it reads what records say of packets, rather than packets.
     """
 
     settings: Settings
@@ -73,6 +79,7 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     stopping: threading.Event = field(default_factory=threading.Event)
     scores: ScoresFile | None = None
+    evidence: Evidence | None = None
     recording: Recording | None = None
     pressure: Pressure = field(default_factory=Pressure)
     waiting: Waiting = field(default_factory=Waiting)
@@ -82,8 +89,9 @@ class Run:
     on_look: Callable[[str], None] = lambda _: None
     on_record: OnRecord | None = None
     budget: EpochBudget = field(init=False)
+    suppressions: Suppressions = field(init=False)
     _delivery: KafkaSink | None = field(init=False, default=None)
-    _reads_records: bool = field(init=False, default=False)
+    reads_records: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -98,12 +106,15 @@ class Run:
         # What only a library can judge is refused here, before anything is opened or started.
         if settings.capture.filter:
             compile_filter(settings.capture.filter, LINK_ETHERNET)
+        self.suppressions = read_suppressions(settings.findings.suppress)
         self.judge(settings.anomaly, is_device=settings.capture.by == "device")
         if settings.capture.format != "frame" and settings.capture.by == "host":
             raise UsageError(
                 f"capture.format: datagrams are {settings.capture.format} by device only; "
                 "leave it out by host"
             )
+        if settings.run.evidence and any(map(is_kafka, settings.run.paths)):
+            raise UsageError("run.evidence: records of a topic are no packets; leave it out")
         if is_kafka(settings.run.sink):
             parse(settings.run.sink, topic=False)
         if any(map(is_kafka, (settings.run.sink, *settings.run.paths))):
@@ -174,7 +185,11 @@ class Run:
         s = self.settings
         # The rate of a live run may be another one after each reload.
         dam = msgspec.structs.replace(s.dam, rate_hz=1, burst=1) if self.is_live else s.dam
-        shaping: list[Any] = [s.frame, dam, s.features, s.anomaly, s.flows, s.run.shards]
+        # What is suppressed can change at any time; that it did is not known afterwards.
+        f = s.findings
+        findings = [f.quiet_s, f.update_s, f.open_max]
+        shaping: list[Any] = [s.frame, dam, s.features, s.anomaly, findings, s.flows, s.detect]
+        shaping += [s.run.shards]
         shaping += [s.capture.by, self.port, s.capture.filter, s.capture.packet_bytes_max]
         shaping += [self.is_live, s.udp.bytes_max, bool(s.packet.interfaces), s.packet.snaplen]
         shaping += [s.capture.format, s.capture.json_key]
@@ -190,7 +205,7 @@ class Run:
         capture = self.settings.capture
         if capture.format == "frame":
             return None
-        if self._reads_records:
+        if self.reads_records:
             return Payloads.read_back()
         return Payloads.of(capture.format, capture.json_key)
 
@@ -211,7 +226,7 @@ class Run:
                 pressure=self.pressure,
             )
             topic.check()
-            self._reads_records = not topic.kind.is_of_packets
+            self.reads_records = not topic.kind.is_of_packets
             return topic
         return CaptureSource(
             paths=run.paths,

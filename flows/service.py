@@ -47,8 +47,13 @@ def in_service(run: Run, reread: Callable[[], Settings]) -> Iterator[None]:
 
     def checked() -> Settings:
         settings = reread()
-        Run(settings, lambda _: None)  # which refuses what cannot be run
+        asked = Run(settings, lambda _: None)  # which refuses what cannot be run
+        # What is suppressed is a file of its own, and may be another one under the same name.
+        run.suppressions = asked.suppressions
         return settings
+
+    def suppressed() -> str:
+        return f"{len(run.suppressions)} suppressions" if len(run.suppressions) else ""
 
     run.on_look = look
     # The rate of a dam that a snapshot brings back is that of the run before.
@@ -56,7 +61,7 @@ def in_service(run: Run, reread: Callable[[], Settings]) -> Iterator[None]:
     if run.recovers and run.settings.dam_is_on:
         run.commands.append(Retune(rate_hz=dam.rate_hz, burst=dam.burst))
     restore = reload_on_hangup(
-        Reload(run.settings, checked, run.commands.append, supervisor, run.notify)
+        Reload(run.settings, checked, run.commands.append, supervisor, run.notify, suppressed)
     )
     try:
         yield

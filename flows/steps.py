@@ -29,19 +29,22 @@ from connectors.clock import monotonic_ns
 from connectors.metrics import STAGE_SECONDS
 from connectors.scores import ScoreBatch
 from core import findings, records
+from core.docket import Docket
 from core.headers import decode_headers
 from core.names import Names
-from core.netflow import FlowTable
 from core.row_log import RowLog
 from core.shards import shard_of
-from flows.items import Arrivals, Decoded, Passage, Scored
+from flows.items import Arrivals, Decoded, Measured, Passage, Scored
 from flows.keeper import Journal, Keeper
+from flows.watching import make_watch
 from models.features import RowBatch, WindowFeatures
 
 if TYPE_CHECKING:
     from core.batches import FrameBatch, PacketBatch, RecordBatch
     from core.controls import Retune
+    from core.sighting import Sighting
     from flows.run import Run
+    from models.judge import Judgement
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -188,7 +191,7 @@ class Step(StatefulBatchLogic[V, W, bytes | None], Generic[V, W]):
         self.run.ledger.write(self._page, self.totals())
 
 
-class FeatureStep(Step[Passage, RowBatch]):
+class FeatureStep(Step[Passage, Measured]):
     """Counts every arrival, passed or not, into the window of its key."""
 
     name = "features"
@@ -196,34 +199,50 @@ class FeatureStep(Step[Passage, RowBatch]):
     def build(self) -> None:
         """Make empty windows."""
         s = self.run.settings.features
+        names = self._names(s.keys_max)
         self._windows = WindowFeatures(
             window_ns=s.window_ns, keys_max=s.keys_max, key_idle_s=s.key_idle_s,
-            seed=self.run.seed, track=self.run.scores is not None, names=self._names(s.keys_max),
+            seed=self.run.seed, track=self.run.scores is not None, names=names,
         )  # fmt: skip
+        self._watch = make_watch(self.run, names)
+        self._seen: list[Sighting] = []
+        self._until_ns = 0
 
     def _names(self, keys_max: int) -> Names | None:
         how = self.run.payloads
         return None if how is None else Names(how, keys_max, self.run.seed)
 
-    def take(self, value: Passage) -> Iterable[RowBatch]:
-        """Count arrivals, or let time pass."""
-        windows = self._windows
-        rows = windows.tick(value.tick_ns) if value.tick_ns else windows.update(value.arrivals)
-        return () if rows is None else (rows,)
+    def take(self, value: Passage) -> Iterable[Measured]:
+        """Count arrivals and look at them, or let time pass."""
+        windows, arrivals = self._windows, value.arrivals
+        rows = windows.tick(value.tick_ns) if value.tick_ns else windows.update(arrivals)
+        now_ns = value.tick_ns or (int(arrivals.clock_ns[-1]) if len(arrivals) else 0)
+        until_ns = max(self._until_ns, now_ns - now_ns % self.run.settings.features.window_ns)
+        if self._watch is not None and len(arrivals):
+            self._seen += self._watch.update(arrivals)
+        if rows is None and until_ns == self._until_ns:
+            return ()
+        self._until_ns = until_ns
+        seen = [each for each in self._seen if each.window_ns < until_ns]
+        self._seen = self._seen[len(seen) :]
+        return (Measured(rows, until_ns, seen),)
 
     @property
     def next_ns(self) -> int | None:
         """The end of the open window."""
         return self._windows.next_ns
 
-    def end(self) -> Iterable[RowBatch]:
+    def end(self) -> Iterable[Measured]:
         """Close the last window."""
-        rows = self._windows.finish()
-        return () if rows is None else (rows,)
+        seen, self._seen = self._seen, []
+        return (Measured(self._windows.finish(), self._until_ns, seen),)
 
     def journals(self) -> dict[str, Journal]:
-        """Keep the keys in a log."""
-        return {"features": RowLog(self._windows)}
+        """Keep the keys in logs."""
+        journals: dict[str, Journal] = {"features": RowLog(self._windows)}
+        if self._watch is not None:
+            journals |= {name: RowLog(rows) for name, rows in self._watch.rows().items()}
+        return journals
 
     def keyed(self, value: Passage) -> FrameBatch | None:
         """Return the arrivals."""
@@ -231,19 +250,26 @@ class FeatureStep(Step[Passage, RowBatch]):
 
     def state(self) -> Any:
         """Return what is no key's own."""
-        return self._windows.snapshot()
+        watch = None if self._watch is None else self._watch.snapshot()
+        return self._windows.snapshot(), watch, self._seen, self._until_ns
 
     def restore(self, state: Any) -> None:
         """Go on from a snapshot."""
-        self._windows.restore(state)
+        windows, watch, self._seen, self._until_ns = state
+        self._windows.restore(windows)
+        if self._watch is not None:
+            self._watch.restore(watch)
 
     def totals(self) -> dict[str, int]:
         """Return how many keys are remembered."""
-        return {"keys": self._windows.keys, "late": self._windows.late}
+        unseen = 0 if self._watch is None else self._watch.unseen
+        return {
+            "keys": self._windows.keys, "late": self._windows.late, "findings_suppressed": unseen
+        }  # fmt: skip
 
 
-class ScoreStep(Step[RowBatch, Scored]):
-    """Scores rows, then learns them; holds the only broad `except` (law 3)."""
+class ScoreStep(Step[Measured, Scored]):
+    """Scores rows, then learns them, and tells findings; holds the only broad `except` (law 3)."""
 
     name = "score"
 
@@ -251,14 +277,32 @@ class ScoreStep(Step[RowBatch, Scored]):
         """Make the detectors."""
         by_device = self.run.settings.capture.by == "device"
         self._judge = self.run.judge(self.run.settings.anomaly, is_device=by_device)
+        s = self.run.settings.findings
+        self._docket = Docket(
+            quiet_s=s.quiet_s, update_s=s.update_s, open_max=s.open_max,
+            per_window_max=self.run.settings.anomaly.findings_per_window_max,
+            window_ns=self.run.settings.features.window_ns,
+        )  # fmt: skip
         self._totals: Counter[str] = Counter()
 
-    def take(self, value: RowBatch) -> Iterable[Scored]:
+    def take(self, value: Measured) -> Iterable[Scored]:
         """Judge rows, group by group where one that fails must not take others along."""
-        for rows in value.groups() if self._judge.by_group else (value,):
-            yield from self._judged(rows)
+        seen: list[Sighting] = []
+        if value.rows is not None:
+            for rows in value.rows.groups() if self._judge.by_group else (value.rows,):
+                judged = self._judged(rows)
+                if judged is not None:
+                    seen += judged.sightings
+                    scores = judged.scores[rows.packet_row].astype(np.float32)
+                    yield Scored(None, ScoreBatch(rows.packet_index, scores))
+        # What a model and what a watch saw in a window: the model's first, whatever was cut how.
+        seen = sorted([*seen, *value.sightings], key=lambda each: each.window_ns)
+        suppressions = self.run.suppressions
+        yield from self._told(self._docket.take(seen, value.until_ns, suppressions.covers))
+        if line := suppressions.expired(value.until_ns):
+            self.run.notify(line)
 
-    def _judged(self, value: RowBatch) -> Iterable[Scored]:
+    def _judged(self, value: RowBatch) -> Judgement | None:
         try:
             judged = self._judge.judge(value)
         except Exception as error:  # noqa: BLE001  whatever a model raises, packets flow on
@@ -266,88 +310,56 @@ class ScoreStep(Step[RowBatch, Scored]):
             if self._totals[f"unscored.{reason}"] == 0:
                 self.run.notify(f"the model failed ({reason}: {error}); such rows are unscored")
             self._totals[f"unscored.{reason}"] += len(value)
-            return ()
+            return None
         nothing = int(np.isnan(judged.scores).sum())
         self._totals["rows_warming"] += judged.warming
         self._totals["rows_scored"] += len(value) - nothing
         if nothing > judged.warming:
             self._totals["unscored.nan"] += nothing - judged.warming
-        self._totals["findings"] += len(judged.findings)
-        self._totals["findings_suppressed"] += judged.suppressed
-        scores = judged.scores[value.packet_row].astype(np.float32)
-        batch = ScoreBatch(value.packet_index, scores)
-        return (Scored(findings.encode(judged.findings), batch),)
+        return judged
 
-    def keyed(self, value: RowBatch) -> RowBatch:
-        """Return the rows themselves."""
-        return value
+    def _told(self, told: list[findings.Finding]) -> Iterable[Scored]:
+        """Count and encode what is told."""
+        self._totals["findings"] += sum(each.activity == findings.CREATE for each in told)
+        self._totals["finding_records"] += len(told)
+        if not told:
+            return ()
+        kept = self.run.evidence
+        either = self.run.settings.capture.by == "host"
+        files = frozenset[str]() if kept is None else kept.note(told, either=either)
+        return (Scored(findings.encode(told, files), None),)
 
-    def state(self) -> Any:
-        """Return the detectors."""
-        return self._judge.snapshot(), self._totals
-
-    def restore(self, state: Any) -> None:
-        """Go on from a snapshot."""
-        saved, self._totals = state
-        self._judge.restore(saved)
-
-    def totals(self) -> dict[str, int]:
-        """Return what was scored."""
-        return dict(self._totals)
-
-
-class FlowStep(Step[Passage, "RecordBatch"]):
-    """Sums up the packets of hosts by conversation."""
-
-    name = "flows"
-
-    def build(self) -> None:
-        """Make an empty flow table."""
-        s = self.run.settings.flows
-        self._table = FlowTable(
-            flows_max=s.flows_max, idle_s=s.idle_s, active_s=s.active_s, seed=self.run.seed
-        )
-
-    def take(self, value: Passage) -> Iterable[RecordBatch]:
-        """Count released packets, or let time pass."""
-        if value.released is not None:
-            ended = self._table.observe(value.released)
-            if len(ended):
-                yield records.flows(ended)
-        if value.released_ns:
-            ended = self._table.tick(value.released_ns)
-            if len(ended):
-                yield records.flows(ended)
+    def end(self) -> Iterable[Scored]:
+        """Close the findings that are open."""
+        return self._told(self._docket.finish())
 
     @property
     def next_ns(self) -> int | None:
-        """When the flow that is silent longest ends."""
-        return self._table.next_ns
+        """When the next finding is closed."""
+        return self._docket.next_ns
 
-    def end(self) -> Iterable[RecordBatch]:
-        """End every flow."""
-        ended = self._table.finish()
-        return (records.flows(ended),) if len(ended) else ()
-
-    def journals(self) -> dict[str, Journal]:
-        """Keep the flows in a log."""
-        return {"flows": RowLog(self._table)}
-
-    def keyed(self, value: Passage) -> FrameBatch | None:
-        """Return what was released."""
-        return value.released
+    def keyed(self, value: Measured) -> RowBatch | None:
+        """Return the rows."""
+        return value.rows
 
     def state(self) -> Any:
-        """Return the latest time seen."""
-        return self._table.snapshot()
+        """Return the detectors and the open findings."""
+        return self._judge.snapshot(), self._docket.snapshot(), self._totals
 
     def restore(self, state: Any) -> None:
         """Go on from a snapshot."""
-        self._table.restore(state)
+        saved, docket, self._totals = state
+        self._judge.restore(saved)
+        self._docket.restore(docket)
 
     def totals(self) -> dict[str, int]:
-        """Return how many flows are followed."""
-        return {"flows": len(self._table)}
+        """Return what was scored and told."""
+        docket = self._docket
+        return dict(self._totals) | {
+            "findings_open": len(docket),
+            "findings_suppressed": docket.suppressed,
+            "findings_muted": docket.muted,
+        }
 
 
 def readings(run: Run) -> Callable[[Passage], list[RecordBatch]]:

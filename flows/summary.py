@@ -60,8 +60,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         queued_max: Most frames that waited at once.
         rows: Feature rows `scored`, `warming`, and `unscored`.
         late: Frames that count in no row, because they were stamped too long before others.
-        findings: Findings written.
-        findings_suppressed: Findings over the limit of a window, which were not written.
+        findings: Findings opened.
+        finding_records: Messages about them: opened, updated, closed.
+        findings_muted: Findings that were not told, because they are suppressed.
+        findings_suppressed: Sightings over the limit of a window, which opened no finding.
         delivered: Records that arrived where the sink puts them, by topic.
         dead_lettered: Records the brokers refused and that went to a dead-letter topic instead, by
             the topic they were meant for.
@@ -92,6 +94,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     rows: dict[str, int]
     late: int
     findings: int
+    finding_records: int
+    findings_muted: int
     findings_suppressed: int
     delivered: dict[str, int]
     dead_lettered: dict[str, int]
@@ -117,7 +121,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             and self.frames == self.passed + sum(self.dropped.values()) + self.held
             and self._accepted(dead_letters) == malformed
             and (not by_device or self._accepted(TELEMETRY) == self.passed)
-            and self._accepted(FINDINGS) == self.findings
+            and self._accepted(FINDINGS) == self.finding_records
         )
 
     def _accepted(self, topic: str) -> int:
@@ -172,6 +176,8 @@ def summarise(
         },
         late=total["late"],
         findings=total["findings"],
+        finding_records=total["finding_records"],
+        findings_muted=total["findings_muted"],
         findings_suppressed=total["findings_suppressed"],
         delivered=_named(total, "delivered"),
         dead_lettered=_named(total, "dead_lettered"),
@@ -235,7 +241,9 @@ def table(summary: Summary, sink: str | None = None, *, of_topic: bool = False) 
         *((f"rows {n}", c) for n, c in summary.rows.items() if c),
         *[("frames too late to be scored", summary.late)][: summary.late],
         ("findings", summary.findings),
-        *[("  suppressed", summary.findings_suppressed)][: summary.findings_suppressed],
+        *[("  told in messages", summary.finding_records)][: summary.finding_records],
+        *[("  not told: suppressed", summary.findings_muted)][: summary.findings_muted],
+        *[("  not told: too many", summary.findings_suppressed)][: summary.findings_suppressed],
         *((f"→ {n}", c) for n, c in summary.delivered.items()),
         *((f"  dead letters of {n}", c) for n, c in summary.dead_lettered.items()),
         *((f"  LOST of {n}", c) for n, c in summary.lost.items()),

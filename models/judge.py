@@ -1,21 +1,21 @@
-"""From scores to findings: which rows are anomalous enough to tell somebody.
+"""From scores to sightings: which rows are anomalous enough to tell somebody.
 
 Laws:
 
-1. A finding about a key needs two things: a tail probability of at most `threshold`, and one
-   feature at least `DISTANCE_MIN` standard deviations from its mean, so that quiet traffic, which
-   also has a highest score, is left alone. No score can be that rare before `1 / threshold` rows
-   were scored, so there is no such finding earlier.
-2. An episode is told once. It begins with a finding, and ends when the key was calm, all features
-   within `DISTANCE_CALM`, in `CALM_ROWS` rows in a row, or said nothing for `EPISODE_IDLE_NS`.
-3. At most `findings_per_window_max` findings a window; the rest is counted, not written, and is
-   told in a later window if it lasts.
-4. The population as a whole is judged beside the keys: a herd of new devices makes none of them
-   strange, but their number is. It is told when the keys remembered grow by `HERD_GROWTH_MIN` in
+1. A sighting of a key that opens a finding needs two things: a tail probability of at most
+   `threshold`, and one feature at least `DISTANCE_MIN` standard deviations from its mean, so that
+   quiet traffic, which also has a highest score, is left alone. No score can be that rare before
+   `1 / threshold` rows were scored, so there is no such sighting earlier.
+2. An episode begins with such a sighting, and ends when the key was calm, all features within
+   `DISTANCE_CALM`, in `CALM_ROWS` rows in a row, or said nothing for `EPISODE_IDLE_NS`. All rows in
+   it that are not calm are sightings.
+3. The population as a whole is judged beside the keys: a herd of new devices makes none of them
+   strange, but their number is. It is seen when the keys remembered grow by `HERD_GROWTH_MIN` in
    one window, `DISTANCE_MIN` beyond what they used to grow by.
-5. The window in which input ended is scored and tells nothing: half a window has half the rate.
+4. The window in which input ended is scored and tells nothing: half a window has half the rate.
 
-Nothing here depends on how rows were cut into batches.
+Nothing here depends on how rows were cut into batches. What is told of sightings is decided in
+`core.docket`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.findings import Evidence, Finding
 from core.host import key_text
 from core.names import text_of
+from core.rules import ANOMALOUS_KEY, THUNDERING_HERD
+from core.sighting import Evidence, Sighting
 from models.anomaly import OURS, Detector, make_detector
 from models.calibration import TailCalibration
 from models.features import NAMES, POPULATION_NAMES, UNITS, natural
@@ -54,8 +55,6 @@ EVIDENCE_MAX = 3
 HERD_KEYS_MIN = 20
 """Fewer new keys than this in one window are no herd, however unusual."""
 HERD_GROWTH_MIN = 0.5
-HERD_IDLE_NS = 5_000_000_000
-"""New keys that keep coming with shorter pauses than this are one herd."""
 DISCOVERY_WINDOWS = 3
 """While the keys that were there all along are met for the first time, growth means nothing."""
 HERD_WARM_WINDOWS = 6
@@ -67,14 +66,13 @@ class Judgement:
 
     Attributes:
         scores: `(m,) float64`; NaN while warming or unscored.
-        findings: What is to be told: of keys in the order of the rows, then of the population.
-        suppressed: Findings left out by law 3.
+        sightings: What was seen, window by window: of keys in the order of the rows, then of the
+            population.
         warming: Rows that came before enough were learnt; other scores of NaN are failures.
     """
 
     scores: NDArray[np.float64]
-    findings: list[Finding] = field(default_factory=list)
-    suppressed: int = 0
+    sightings: list[Sighting] = field(default_factory=list)
     warming: int = 0
 
 
@@ -97,7 +95,6 @@ class Judge:
         self._calibration = TailCalibration()
         # Key → the window of its last row that was not calm, and how many calm ones followed.
         self._episodes: dict[tuple[int, int], tuple[int, int]] = {}
-        self._told = (-1, 0)  # a window, and the findings told of it
         self._population = _Population()
 
     @property
@@ -110,7 +107,7 @@ class Judge:
         return self._settings.detector not in OURS or type(self).judge is not Judge.judge
 
     def judge(self, rows: RowBatch) -> Judgement:
-        """Score rows, learn them, and say what is to be told."""
+        """Score rows, learn them, and say what was seen."""
         begin = np.concatenate([[0], rows.group_end[:-1]])
         cold = begin + self._detector.learnt < self._settings.warm_rows
         warming = int((rows.group_end - begin)[cold].sum())
@@ -124,19 +121,16 @@ class Judge:
             return judgement
         for row, window in self._concerned(rows, hot):
             key = (int(rows.key_hi[row]), int(rows.key_lo[row]))
-            if not self._is_new(key, window, bool(hot[row]), float(strongest[row])):
-                continue
-            told = self._told[1] if self._told[0] == window else 0
-            if told == self._settings.findings_per_window_max:
-                judgement.suppressed += 1
-                continue
-            self._told = (window, told + 1)
-            self._note(key, window, 0)
-            judgement.findings.append(
-                self._finding(rows, row, scores[row], tails[row], distances[row])
-            )
+            opens = bool(hot[row])
+            if self._goes_on(key, window, opens, float(strongest[row])):
+                judgement.sightings.append(
+                    self._sighting(
+                        rows, row, window, opens, scores[row], tails[row], distances[row]
+                    )
+                )
         for group, tail, score, distance in self._population.judge(rows):
-            judgement.findings.append(self._herd(rows, group, tail, score, distance))
+            judgement.sightings.append(self._herd(rows, group, tail, score, distance))
+        judgement.sightings.sort(key=lambda s: s.window_ns)
         return judgement
 
     def _concerned(self, rows: RowBatch, hot: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -149,18 +143,20 @@ class Judge:
         window = rows.window_ns[np.searchsorted(rows.group_end, chosen, side="right")]
         return list(zip(chosen.tolist(), window.tolist(), strict=True))
 
-    def _is_new(self, key: tuple[int, int], window: int, hot: bool, strongest: float) -> bool:
-        """Follow the episode of a key, if any, by one row; tell whether one is to begin (law 2)."""
+    def _goes_on(self, key: tuple[int, int], window: int, hot: bool, strongest: float) -> bool:
+        """Follow the episode of a key, if any, by one row; tell whether it is of one (law 2)."""
         known = self._episodes.get(key)
-        if known is None or window - known[0] > EPISODE_IDLE_NS:
-            self._episodes.pop(key, None)
-            return hot
-        if hot or strongest > DISTANCE_CALM:
-            self._note(key, window, 0)
-        elif known[1] + 1 == CALM_ROWS:
+        if known is not None and window - known[0] > EPISODE_IDLE_NS:
             del self._episodes[key]
-        else:
-            self._note(key, known[0], known[1] + 1)
+            known = None
+        if hot or (known is not None and strongest > DISTANCE_CALM):
+            self._note(key, window, 0)
+            return True
+        if known is not None:
+            if known[1] + 1 == CALM_ROWS:
+                del self._episodes[key]
+            else:
+                self._note(key, known[0], known[1] + 1)
         return False
 
     def _note(self, key: tuple[int, int], window: int, calm: int) -> None:
@@ -169,9 +165,10 @@ class Judge:
         if len(self._episodes) > EPISODES_MAX:
             del self._episodes[next(iter(self._episodes))]
 
-    def _finding(
-        self, rows: RowBatch, row: int, score: float, tail: float, distance: NDArray[np.float64]
-    ) -> Finding:
+    def _sighting(
+        self, rows: RowBatch, row: int, window_ns: int, opens: bool, score: float, tail: float,
+        distance: NDArray[np.float64],
+    ) -> Sighting:  # fmt: skip
         order = np.argsort(-np.abs(np.nan_to_num(distance)), kind="stable")[:EVIDENCE_MAX]
         evidence = tuple(
             Evidence(
@@ -188,17 +185,21 @@ class Judge:
             name=text_of(rows.names[row]) if rows.names.size else b"",
         )  # fmt: skip
         first = evidence[0]
-        return Finding(
-            rule="anomalous_key",
+        return Sighting(
+            rule=ANOMALOUS_KEY,
             title=f"{key}: {first.feature} is {first.value:g} {first.unit}, "
             f"{first.distance:+.1f} σ from normal",
             key=key,
+            key_hi=int(rows.key_hi[row]),
+            key_lo=int(rows.key_lo[row]),
             is_device=self._is_device,
             source=int(rows.source[row]),
             ordinal=int(rows.ordinal[row]),
             first_ns=int(rows.first_ns[row]),
             last_ns=int(rows.last_ns[row]),
             packets=int(rows.count[row]),
+            window_ns=window_ns,
+            opens=opens,
             score=round(float(score), 4),
             tail=float(tail),
             evidence=evidence,
@@ -206,7 +207,7 @@ class Judge:
 
     def _herd(
         self, rows: RowBatch, group: int, tail: float, score: float, distance: float
-    ) -> Finding:
+    ) -> Sighting:
         begin = int(rows.group_end[group - 1]) if group else 0
         members = slice(begin, int(rows.group_end[group]))
         count = round(math.expm1(rows.population[group, NEW]))
@@ -216,8 +217,8 @@ class Judge:
             unit="% more keys",
             distance=round(distance, 2),
         )
-        return Finding(
-            rule="thundering_herd",
+        return Sighting(
+            rule=THUNDERING_HERD,
             title=f"{count} keys never seen before within one window",
             key="*",
             is_device=self._is_device,
@@ -226,6 +227,7 @@ class Judge:
             first_ns=int(rows.first_ns[members].min()),
             last_ns=int(rows.last_ns[members].max()),
             packets=int(rows.count[members].sum()),
+            window_ns=int(rows.window_ns[group]),
             score=round(score, 4),
             tail=tail,
             evidence=(growth,),
@@ -237,7 +239,6 @@ class Judge:
             "detector": self._detector,
             "calibration": self._calibration,
             "episodes": self._episodes,
-            "told": self._told,
             "population": self._population,
         }
 
@@ -246,21 +247,19 @@ class Judge:
         self._detector = state["detector"]
         self._calibration = state["calibration"]
         self._episodes = state["episodes"]
-        self._told = state["told"]
         self._population = state["population"]
 
 
 class _Population:
-    """How fast the keys remembered used to grow, and the herd that is going on, if any."""
+    """How fast the keys remembered used to grow."""
 
     def __init__(self) -> None:
         self._growth = GaussianDetector(("growth",), HERD_WARM_WINDOWS)
         self._calibration = TailCalibration()
         self._groups = 0
-        self._herd_ns: int | None = None
 
     def judge(self, rows: RowBatch) -> list[tuple[int, float, float, float]]:
-        """Return group, tail, score and distance of each herd that begins.
+        """Return group, tail, score and distance of each window with a herd.
 
         The windows of a herd are not learnt, or the next one would seem normal.
         """
@@ -276,12 +275,9 @@ class _Population:
             self._take(growth[begin:group])
             scores, distances = self._growth.measure_many(growth[group : group + 1])
             score, distance = float(scores[0]), float(distances[0, 0])
-            window = int(rows.window_ns[group])
             if not math.isnan(score) and distance >= DISTANCE_MIN:
-                if self._herd_ns is None or window - self._herd_ns > HERD_IDLE_NS:
-                    tail = float(self._calibration.tail_many(scores, np.array([1]))[0])
-                    found.append((group, tail, score, distance))
-                self._herd_ns = window
+                tail = float(self._calibration.tail_many(scores, np.array([1]))[0])
+                found.append((group, tail, score, distance))
             else:
                 self._take(growth[group : group + 1])
             begin = group + 1

@@ -55,7 +55,7 @@ def check_account(summary: Summary) -> None:
     ignored, malformed = sum(summary.ignored.values()), sum(summary.malformed.values())
     assert summary.packets_in == summary.frames + ignored + malformed
     assert summary.frames == summary.passed + sum(summary.dropped.values())
-    assert summary.delivered.get(FINDINGS, 0) == summary.findings
+    assert summary.delivered.get(FINDINGS, 0) == summary.finding_records
     assert summary.rows["unscored"] == 0
     if summary.by == "host":
         assert not summary.ignored

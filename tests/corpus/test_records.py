@@ -108,6 +108,11 @@ def test_dead_letters_tell_reason_and_packet(
 
 
 def test_ids_of_findings_are_unique(parsed: dict[str, tuple[Replayed, Records]]) -> None:
-    """No two findings of a run share an identity."""
+    """No two messages share an identity; those of a finding share its own, and end with it."""
     findings = parsed["composite"][1][topics.FINDINGS]
-    assert len({finding["finding_info"]["uid"] for finding in findings}) == len(findings) > 0
+    assert len({finding["metadata"]["uid"] for finding in findings}) == len(findings) > 0
+    told: dict[str, list[int]] = {}
+    for finding in findings:
+        told.setdefault(finding["finding_info"]["uid"], []).append(finding["activity_id"])
+    assert all((each[0], each[-1]) == (1, 3) for each in told.values())
+    assert all(set(each[1:-1]) <= {2} for each in told.values())

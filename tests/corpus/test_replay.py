@@ -140,7 +140,7 @@ def test_scores_of_the_composite_find_its_attacks(corpus: Path, tmp_path: Path) 
     assert np.isnan(scores[:100]).all()
     assert np.isfinite(scores[COMPOSITE_WARM:]).all()
     assert area(scores[COMPOSITE_WARM:], labels[COMPOSITE_WARM:] > 0) >= AUC_MIN
-    assert len(written(tmp_path, FINDINGS)) == summary.findings > 0
+    assert len(written(tmp_path, FINDINGS)) == summary.finding_records > 0
 
 
 def test_gzip_of_a_capture_is_the_capture(captures: dict[str, Path], tmp_path: Path) -> None:

@@ -223,11 +223,13 @@ def test_what_was_missed_and_what_was_found_in_vain_is_said() -> None:
         "evidences": [{"data": {"features": features}}],
     }
     new = wrong | {"resources": [{"name": "new-000301"}]}
+    info = {"types": ["anomalous_key"]}
+    found = [f | {"finding_info": info | {"uid": n}} for n, f in enumerate([*[wrong] * 4, new])]
     out = Console(file=io.StringIO(), width=COLUMNS, highlight=False)
-    demo_pages.print_findings(out, [*(dict(wrong) for _ in range(4)), new], demo.planted())
+    demo_pages.print_findings(out, found, demo.planted())
     assert isinstance(out.file, io.StringIO)
     screen = " ".join(out.file.getvalue().split())
-    assert "1.0 s dev-000001 9 rate 9 packets/s, +8.5σ" in screen
+    assert "1.0 s dev-000001 9 anomalous_key rate 9 packets/s, +8.5σ" in screen
     assert "… and 2 more" in screen
     assert "4 steady, 1 of the herd" in screen
     assert "planted and not found: herd, flood, drift" in screen
@@ -237,11 +239,12 @@ def test_what_did_not_arrive_is_said(given: Given) -> None:
     """A topic of which less was consumed than delivered is shown so."""
     out = Console(file=io.StringIO(), width=COLUMNS, highlight=False)
     seen = demo_pages.Consumed()
-    for _ in range(3):
+    told = given.summary.finding_records
+    for _ in range(told):
         seen(Message(FINDINGS, 0, 0, 0, None, {}, b"{}"))
     demo_pages.print_delivery(out, given.summary, seen)
     assert isinstance(out.file, io.StringIO)
-    assert re.search(rf"{FINDINGS} +3 +3  all of them", out.file.getvalue())
+    assert re.search(rf"{FINDINGS} +{told} +{told}  all of them", out.file.getvalue())
     assert re.search(rf"{TELEMETRY} +[\d,]+ +0  not equal", out.file.getvalue())
 
 

@@ -45,7 +45,7 @@ def test_every_packet_of_devices_is_accounted_for(
     assert summary.queued_max == TIGHT["queue_len_max"]
     assert summary.delivered[TELEMETRY] == summary.passed
     assert summary.delivered[TELEMETRY_DLQ] == sum(malformed.values())
-    assert summary.delivered.get(FINDINGS, 0) == summary.findings
+    assert summary.delivered.get(FINDINGS, 0) == summary.finding_records
     assert counts(tmp_path) == summary.delivered
     assert summary.adds_up
     assert summary.files.read == 1

@@ -172,7 +172,7 @@ def test_flows_are_scored_and_not_written_again(
     assert found.packets_in == found.passed == len(held) > 100
     assert found.rows["scored"] > 0
     assert set(counts(tmp_path / "out")) <= {FINDINGS}
-    assert len(findings(tmp_path / "out")) == found.findings
+    assert len(findings(tmp_path / "out")) == found.finding_records
     # In one partition it is the same.
     alone = topics(1)
     fill(kafka.servers, alone, [held])

@@ -6,12 +6,12 @@ import functools
 import math
 import pickle
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
 
-from core.findings import Finding, encode
+from core.docket import Docket
+from core.findings import CREATE, Finding, encode
 from core.scenario import Traffic
 from core.sections import AnomalySettings
 from models.features import NAMES, RowBatch, WindowFeatures
@@ -45,12 +45,23 @@ def rows_of(source: Traffic, cuts: tuple[int, ...] = ()) -> list[RowBatch]:
     return [rows for rows in [*found, windows.finish()] if rows is not None]
 
 
+def docket(**settings: int) -> Docket:
+    """Return an empty docket."""
+    rules = {"quiet_s": 60, "update_s": 60, "open_max": 100, "per_window_max": 100}
+    return Docket(**(rules | settings), window_ns=SECOND_NS)
+
+
+def opened(told: list[Finding]) -> list[Finding]:
+    """Return the findings that begin."""
+    return [each for each in told if each.activity == CREATE]
+
+
 @functools.cache
 def findings_of(scenario: str, seconds: float, seed: int) -> tuple[Finding, ...]:
     """Return what the judge finds in a scenario."""
     judge = Judge(AnomalySettings(), is_device=True)
-    rows = rows_of(traffic(scenario, seconds, seed))
-    return tuple(found for batch in rows for found in judge.judge(batch).findings)
+    told = judged(rows_of(traffic(scenario, seconds, seed)), judge)[0]
+    return tuple(opened(told))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -68,12 +79,12 @@ def test_a_flooding_device_is_told_once_by_its_rate(seed: int) -> None:
     source = traffic("flood", 30.0, seed)
     (found,) = findings_of("flood", 30.0, seed)
     assert (found.rule, found.key) == ("anomalous_key", name(source, source.flooding))
-    assert found.evidence[0].feature in ("rate", "rate_shift", "gap_mean")
-    assert {"rate", "rate_shift"} & {e.feature for e in found.evidence}
-    assert max(abs(e.distance) for e in found.evidence) > 20.0
+    assert found.strongest.evidence[0].feature in ("rate", "rate_shift", "gap_mean")
+    assert {"rate", "rate_shift"} & {e.feature for e in found.strongest.evidence}
+    assert found.strongest.strength > 20.0
     assert 0 <= found.first_ns - (START_NS + 21 * SECOND_NS) < 2 * SECOND_NS
     assert found.packets > 100
-    assert found.tail <= AnomalySettings().threshold
+    assert 0.0 < (found.strongest.tail or 0.0) <= AnomalySettings().threshold
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -82,9 +93,9 @@ def test_a_drifting_device_is_told_once_by_its_size(seed: int) -> None:
     source = traffic("drift", 60.0, seed)
     (found,) = findings_of("drift", 60.0, seed)
     assert (found.rule, found.key) == ("anomalous_key", name(source, source.drifting))
-    assert found.evidence[0].feature in ("size_mean", "size_shift")
-    assert found.evidence[0].unit in ("bytes", "times its own past")
-    assert 50.0 < max(e.value for e in found.evidence if e.unit == "bytes") < 500.0
+    assert found.strongest.evidence[0].feature in ("size_mean", "size_shift")
+    assert found.strongest.evidence[0].unit in ("bytes", "times its own past")
+    assert 50.0 < max(e.value for e in found.strongest.evidence if e.unit == "bytes") < 500.0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -92,11 +103,11 @@ def test_a_herd_is_told_once_by_the_growth_of_the_population(seed: int) -> None:
     """Six new devices for each known one within two windows: none is strange, their number is."""
     (found,) = findings_of("herd", 30.0, seed)
     assert (found.rule, found.key) == ("thundering_herd", "*")
-    (growth,) = found.evidence
+    (growth,) = found.strongest.evidence
     assert growth.feature == "growth"
     assert growth.unit == "% more keys"
     assert 250.0 < growth.value < 600.0
-    assert growth.distance >= 8.0
+    assert found.strongest.strength >= 8.0
     assert found.packets > 3 * DEVICES
     assert 0 <= found.first_ns - (START_NS + 10 * SECOND_NS) < 2 * SECOND_NS
 
@@ -111,17 +122,21 @@ def test_everything_at_once_is_told_apart(seed: int) -> None:
     assert len({f.uid for f in found}) == 3
 
 
-def judged(rows: list[RowBatch], judge: Judge) -> tuple[list[Finding], list[float]]:
-    """Return the findings and scores of rows."""
+def judged(
+    rows: list[RowBatch], judge: Judge, cases: Docket | None = None
+) -> tuple[list[Finding], list[float]]:
+    """Return what is told of rows, and their scores."""
+    cases = docket() if cases is None else cases
     results = [judge.judge(batch) for batch in rows]
     scores = [score for result in results for score in result.scores.tolist()]
-    return [found for result in results for found in result.findings], scores
+    told = [cases.take(r.sightings, 0) for r in results]
+    return [each for some in told for each in some], scores
 
 
 def records(found: list[Finding]) -> list[bytes]:
-    """Return findings as they are delivered, in the order of their identities."""
+    """Return findings as they are delivered."""
     batch = encode(found)
-    return [] if batch is None else sorted(batch.value_list())
+    return [] if batch is None else batch.value_list()
 
 
 def test_how_arrivals_were_cut_changes_nothing() -> None:
@@ -140,9 +155,11 @@ def test_a_snapshot_goes_on_as_if_nothing_had_happened() -> None:
     rows = rows_of(traffic("mixed", 30.0, 6))
     for middle in (3, len(rows) // 2, len(rows) - 1):
         first, other = (Judge(AnomalySettings(), is_device=True) for _ in range(2))
-        judged(rows[:middle], first)
+        cases, others = docket(), docket()
+        judged(rows[:middle], first, cases)
         other.restore(pickle.loads(pickle.dumps(first.snapshot())))
-        found = [judged(rows[middle:], judge) for judge in (first, other)]
+        others.restore(pickle.loads(pickle.dumps(cases.snapshot())))
+        found = [judged(rows[middle:], *each) for each in ((first, cases), (other, others))]
         np.testing.assert_equal(found[0][1], found[1][1])
         assert records(found[0][0]) == records(found[1][0])
 
@@ -167,44 +184,48 @@ def batch(window: int, odd: dict[int, float], rng: np.random.Generator) -> RowBa
     )  # fmt: skip
 
 
-def told(plan: list[dict[int, float]], **settings: Any) -> tuple[list[list[str]], list[int]]:
-    """Judge 40 windows of noise and then a plan; return who is told of, and who is not."""
+def seen(plan: list[dict[int, float]]) -> list[list[tuple[str, bool]]]:
+    """Judge 40 windows of noise and then a plan; return who is seen, and whether it opens."""
     rng = np.random.default_rng(9)
-    judge = Judge(AnomalySettings(warm_rows=200, threshold=0.01, **settings), is_device=False)
+    judge = Judge(AnomalySettings(warm_rows=200, threshold=0.01), is_device=False)
     for window in range(40):
-        assert not judge.judge(batch(window, {}, rng)).findings
+        assert not judge.judge(batch(window, {}, rng)).sightings
     results = [judge.judge(batch(40 + i, odd, rng)) for i, odd in enumerate(plan)]
-    return [[f.key for f in r.findings] for r in results], [r.suppressed for r in results]
+    return [[(s.key, s.opens) for s in r.sightings] for r in results]
 
 
-def test_an_episode_is_told_once_and_a_new_one_again() -> None:
-    """It lasts while the key is not calm, and ends after three calm rows."""
-    far, middling, calm = {7: 25.0}, {7: 8.0}, {7: 0.0}
-    episode = [far, far, middling, *[calm] * (CALM_ROWS - 1), far]
-    keys, _ = told([*episode, *[calm] * CALM_ROWS, {7: 40.0}])
-    who = ["10.0.0.7"]
-    assert keys == [who, *[[]] * (len(episode) - 1), *[[]] * CALM_ROWS, who]
+def test_an_episode_is_seen_until_it_is_calm() -> None:
+    """Rows that are not calm are of it; it ends after three calm ones, or never began."""
+    far, middling, calm = {7: 25.0}, {7: 7.0}, {7: 0.0}
+    found = seen([middling, far, far, middling, *[calm] * CALM_ROWS, middling, {7: 40.0}])
+    opens, goes_on = ("10.0.0.7", True), ("10.0.0.7", False)
+    calm_rows: list[list[tuple[str, bool]]] = [[]] * CALM_ROWS
+    assert found == [[], [opens], [opens], [goes_on], *calm_rows, [], [opens]]
 
 
-def test_a_key_long_silent_begins_a_new_episode() -> None:
+def test_a_key_long_silent_is_in_no_episode() -> None:
     """Silence is not calm, but for five minutes it is as good."""
     rng = np.random.default_rng(9)
     judge = Judge(AnomalySettings(warm_rows=200, threshold=0.01), is_device=False)
     for window in range(40):
         judge.judge(batch(window, {}, rng))
-    assert len(judge.judge(batch(40, {7: 25.0}, rng)).findings) == 1
+    assert judge.judge(batch(40, {7: 25.0}, rng)).sightings
     silence = EPISODE_IDLE_NS // SECOND_NS
-    assert len(judge.judge(batch(40 + silence, {7: 30.0}, rng)).findings) == 0
-    assert len(judge.judge(batch(41 + 2 * silence, {7: 35.0}, rng)).findings) == 1
+    assert judge.judge(batch(40 + silence, {7: 7.0}, rng)).sightings
+    assert not judge.judge(batch(41 + 2 * silence, {7: 7.0}, rng)).sightings
 
 
-def test_a_window_tells_so_much_and_the_rest_is_counted_and_told_later() -> None:
-    """Two findings a window of five; those left out are not forgotten while they last."""
-    odd = dict.fromkeys(range(10, 15), 60.0)
-    keys, suppressed = told([odd, odd, odd], findings_per_window_max=2)
-    assert [len(k) for k in keys] == [2, 2, 1]
-    assert suppressed == [3, 1, 0]
-    assert sorted(k for window in keys for k in window) == [f"10.0.0.{i}" for i in range(10, 15)]
+def test_a_window_tells_so_much_and_the_rest_is_told_later() -> None:
+    """Two findings a window of five; those left out are counted, and not forgotten."""
+    rng = np.random.default_rng(9)
+    judge = Judge(AnomalySettings(warm_rows=200, threshold=0.01), is_device=False)
+    cases, odd = docket(per_window_max=2), dict.fromkeys(range(10, 15), 60.0)
+    plan: list[dict[int, float]] = [*({} for _ in range(40)), odd, odd, odd]
+    results = [judge.judge(batch(window, each, rng)) for window, each in enumerate(plan)]
+    found = [opened(cases.take(result.sightings, 0)) for result in results]
+    assert [len(each) for each in found[40:]] == [2, 2, 1]
+    assert cases.suppressed == 3 + 1
+    assert sorted(f.key for each in found for f in each) == [f"10.0.0.{i}" for i in range(10, 15)]
 
 
 def test_warming_rows_are_never_told() -> None:
@@ -213,5 +234,5 @@ def test_warming_rows_are_never_told() -> None:
     judge = Judge(AnomalySettings(warm_rows=100, threshold=0.01), is_device=False)
     for window in range(3):
         result = judge.judge(batch(window, {3: 30.0}, rng))
-        assert not result.findings
+        assert not result.sightings
         assert np.isnan(result.scores).all() == (window < 2)

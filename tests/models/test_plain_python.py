@@ -14,6 +14,7 @@ import numpy as np
 
 from core import records
 from core.batches import Columns, FrameBatch, PacketBatch
+from core.docket import Docket
 from core.findings import encode
 from core.frame import device_frames, encode_frame, host_frames
 from core.headers import decode_headers
@@ -93,7 +94,8 @@ def learnt(frames: FrameBatch, *, is_device: bool) -> dict[str, str]:
     walked = [trees.score_learn_many(r.features, r.group_end)[0] for r in rows]
     tails = [calibration.tail_many(m[0], r.group_end) for m, r in zip(measured, rows, strict=True)]
     judge = Judge(settings(), is_device=is_device)
-    found = [f for r in rows for f in judge.judge(r).findings]
+    docket = Docket(quiet_s=1, update_s=1, open_max=9, per_window_max=9, window_ns=100_000_000)
+    found = [f for r in rows for f in docket.take(judge.judge(r).sightings, 0)]
     return {
         "rows": digest(*(v for r in rows for v in (
             r.features, r.key_hi, r.key_lo, r.count, r.first_ns, r.last_ns, r.ordinal, r.group_end,
