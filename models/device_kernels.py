@@ -94,8 +94,9 @@ LEARN_MIN = 32.0
 SLACK, FAR, FOLLOW = 1.0, 4.0, 256.0
 """Of a cumulative sum: deviations that are not counted, the most that one value counts, and the
 values over which the mean follows slowly."""
-ENTROPY_BYTES = 256
-"""Bytes of a body that its entropy is taken of; and of every fourth body only."""
+ENTROPY_BYTES, ENTROPY_FRAMES = 256, 8
+"""Bytes of a body that its entropy is taken of; and of every eighth body only."""
+_LOGS = np.array([0.0, *(n * math.log2(n) for n in range(1, ENTROPY_BYTES + 1))])
 
 DEVICE_T = Tuple((A2_i8, A2_f8, A2_u8))
 FRAMES_T = Tuple((A_u1, A_i8, A_i8, A_u8, A_u8, A_u8, A_u8, A_i4, A_i8, A_i4, A_u4, A_u8, A_i8))
@@ -108,10 +109,8 @@ def entropy(arena: Any, at: Any, size: Any, counts: Any) -> Any:
         counts[arena[i]] += 1
     total = 0.0
     for i in range(at, at + size):
-        count = float(counts[arena[i]])
-        if count > 0.0:
-            total += count * math.log2(count)
-            counts[arena[i]] = 0
+        total += _LOGS[counts[arena[i]]]
+        counts[arena[i]] = 0
     return math.log2(size) - total / size
 
 
@@ -265,7 +264,7 @@ def _shape(
     devices: Any, limits: Any, slot: Any, window: Any, frames: Any, i: Any, counts: Any, out: Any,
     sizes: Any,
 ) -> None:  # fmt: skip
-    """Look at the size of a body, and at the entropy of every fourth."""
+    """Look at the size of a body, and at the entropy of every eighth."""
     ints, sums, _ = devices
     arena, _, clock_ns, key_hi, key_lo, _, _, size, body, body_len, _, source, ordinal = frames
     now, hi, lo = clock_ns[i], key_hi[i], key_lo[i]
@@ -277,7 +276,7 @@ def _shape(
              limits[SHIFT], sums[slot, PAGE + WAS])  # fmt: skip
         for j in range(before, sizes[0]):
             out[2][j, LAST] = value
-    if body_len[i] == 0 or ints[slot, FRAMES] % 4 != 0:
+    if body_len[i] == 0 or ints[slot, FRAMES] % ENTROPY_FRAMES != 0:
         return
     before = sizes[0]
     value = entropy(arena, body[i], min(np.int64(body_len[i]), ENTROPY_BYTES), counts)

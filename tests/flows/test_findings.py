@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from core.errors import SettingError
 from core.topics import FINDINGS
 from flows.simulate import simulate
-from tests.flows.runs import findings, penstock, replayed
+from tests.flows.lives import frames, live
+from tests.flows.runs import findings, penstock, replayed, wait_until
 from tests.frames import packet_batch, udp_packet
 from tests.schemas import validator
 
@@ -88,6 +90,38 @@ def packets(path: Path) -> list[str]:
     return shown.stdout.splitlines()
 
 
+def test_a_live_run_reads_the_file_again_and_keeps_evidence(tmp_path: Path) -> None:
+    """A bad one changes nothing; what is then suppressed is counted, and the rest told."""
+    quiet = tmp_path / "quiet.toml"
+    quiet.write_text("")
+    (tmp_path / "penstock.toml").write_text(f'[findings]\nsuppress = "{quiet}"\n')
+
+    def hung_up(text: str) -> None:
+        run.process.send_signal(signal.SIGHUP)
+        wait_until(run.process, lambda: any(text in line for line in run._lines))
+
+    with live(
+        "--udp", "127.0.0.1:0", "--sink", f"files:{tmp_path / 'out'}", "--evidence",
+        tmp_path / "kept", cwd=tmp_path,
+    ) as run:  # fmt: skip
+        quiet.write_text('[[suppress]]\nky = "dev-1"\n')
+        hung_up(f"not reloaded, everything stays as it was: {quiet}, line 2: unknown field 'ky'")
+        quiet.write_text('[[suppress]]\nkey = "dev-1"\n')
+        hung_up("reloaded: 1 suppressions")
+        for device in ("dev-1", "dev-2"):
+            for n in range(30):
+                run.send(*frames(1, device, n), *frames(1, device, 0))
+        done = run.stop(signal.SIGTERM)
+    assert done.code == 0, done.err
+    assert done.summary["findings_muted"] == 1
+    told = findings(tmp_path / "out")
+    assert {each["resources"][0]["name"] for each in told} == {"dev-2"}
+    assert {each["finding_info"]["types"][0] for each in told} == {"sequence_replay"}
+    name = told[0]["evidences"][0]["file"]["name"]
+    shown = (tmp_path / "kept" / name).read_bytes()
+    assert shown.count(b"dev-2") == len(packets(tmp_path / "kept" / name)) == 60
+
+
 @pytest.mark.parametrize("by", ["device", "host"])
 def test_evidence_holds_the_packets_of_each_finding(capture: Path, tmp_path: Path, by: str) -> None:
     """A bounded capture named after the finding, that tcpdump reads, of its key alone."""
@@ -122,23 +156,24 @@ def test_packets_of_evidence_are_those_that_were_captured(tmp_path: Path) -> Non
     raw = [udp_packet(encode_frame(f"d{n % 2}", n, b"{}")) for n in range(100)]
     sent = packet_batch(raw)
     headers = decode_headers(sent)
-    frames = device_frames(sent, headers, 9999, 1000)[1]
+    arrived = device_frames(sent, headers, 9999, 1000)[1]
     said: list[str] = []
     kept = Evidence(
         tmp_path / "e", packets_max=30, bytes_max=1 << 20, total_bytes_max=2_500,
         ring_bytes=1 << 20, notify=said.append,
     )  # fmt: skip
-    kept.see(sent, headers, frames)
+    kept.see(sent, headers, arrived)
     seen = sighting(
-        key="d1", key_hi=int(frames.key_hi[1]), key_lo=0, first_ns=int(sent.at_ns[0]),
+        key="d1", key_hi=int(arrived.key_hi[1]), key_lo=0, first_ns=int(sent.at_ns[0]),
     )  # fmt: skip
     told = finding(seen)
     assert kept.note([told], either=False) == {told.uid}
     data = (tmp_path / "e" / f"{told.uid}.pcap").read_bytes()
-    assert data[24:] == b"".join(
-        data[24 + n * (16 + 66) :][:16] + raw[2 * n + 1] for n in range(len(raw[1]) and 30)
-    )
-    other = finding(sighting(key="d0", key_hi=int(frames.key_hi[0]), first_ns=seen.first_ns))
+    size = len(raw[1]) + 16
+    records = [data[24 + n * size :][:size] for n in range(30)]
+    assert [record[16:] for record in records] == raw[1:60:2]
+    assert len(data) == 24 + 30 * size
+    other = finding(sighting(key="d0", key_hi=int(arrived.key_hi[0]), first_ns=seen.first_ns))
     assert kept.note([other], either=False) == frozenset()  # no room for a second one
     kept.close()
     assert not said
