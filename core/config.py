@@ -196,7 +196,7 @@ def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
             section = table
         value = getattr(getattr(settings, table), key)
         # TOML has neither a null nor a way to write the undecodable bytes of a file name.
-        texts = "".join(value if isinstance(value, tuple) else (str(value),))
+        texts = "".join(map(str, value) if isinstance(value, tuple) else (str(value),))
         is_toml = value is not None and not re.search(r"[\ud800-\udfff]", texts)
         if name in TABLES:
             hidden = [option for option in value if _is_secret(option, value[option])]

@@ -12,6 +12,8 @@ from msgspec import Meta
 
 from core.section import choice, num, text
 
+_PORT = r"^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])\Z"
+
 
 class DetectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What else is a finding: tests with a threshold, beside the model."""
@@ -32,14 +34,16 @@ class DetectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                   "contacts")
     ] = 20  # fmt: skip
     login_ports: Annotated[
-        tuple[Annotated[int, Meta(ge=1, le=65_535)], ...],
+        tuple[Annotated[str, Meta(pattern=_PORT)], ...],
         Meta(
             description="TCP ports of services that ask for a password.",
             max_length=256,
-            extra={"bounds": "ports, at most 256"},
+            extra={"bounds": "numbers of ports in quotes, at most 256"},
         ),
-    ] = (21, 22, 23, 110, 139, 143, 389, 445, 465, 587, 636, 993, 995, 1433, 2222, 2323, 3306, 3389,
-         5432, 5900, 5985, 6379, 8291)  # fmt: skip
+    ] = (
+        "21", "22", "23", "110", "139", "143", "389", "445", "465", "587", "636", "993", "995",
+        "1433", "2222", "2323", "3306", "3389", "5432", "5900", "5985", "6379", "8291",
+    )  # fmt: skip
     login_tries: Annotated[
         int, num("Connections to one of them that are brute force.", 2, 10_000, "connections")
     ] = 20
@@ -96,7 +100,7 @@ class FindingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = 1_000
     evidence_bytes: Annotated[int, num("Bytes of that file.", 1_000, 1 << 30, "bytes")] = 1 << 20
     evidence_total_bytes: Annotated[
-        int, num("Bytes of all such files.", 1_000, 1 << 40, "bytes")
+        int, num("Bytes of all such files.", 1_000, 1 << 38, "bytes")
     ] = 1 << 30
     evidence_ring_bytes: Annotated[
         int, num("Bytes of packets kept in case a finding is about them.", 1_000, 1 << 30, "bytes")

@@ -102,7 +102,7 @@ DEVICE_T = Tuple((A2_i8, A2_f8, A2_u8))
 FRAMES_T = Tuple((A_u1, A_i8, A_i8, A_u8, A_u8, A_u8, A_u8, A_i4, A_i8, A_i4, A_u4, A_u8, A_i8))
 
 
-@kernel(f8(A_u1, i8, i8, A_i8))
+@kernel(f8(A_u1, i8, i8, A_i8), inline=True)
 def entropy(arena: Any, at: Any, size: Any, counts: Any) -> Any:
     """Return the entropy of some bytes, in bits per byte; `counts` is zero and stays so."""
     for i in range(at, at + size):
@@ -114,7 +114,7 @@ def entropy(arena: Any, at: Any, size: Any, counts: Any) -> Any:
     return math.log2(size) - total / size
 
 
-@kernel(b1(A2_f8, i8, i8, f8, f8, f8))
+@kernel(b1(A2_f8, i8, i8, f8, f8, f8), inline=True)
 def _shifts(sums: Any, slot: Any, at: Any, value: Any, least: Any, limit: Any) -> Any:
     """Take one value; tell whether the mean has shifted, and if so begin anew with it."""
     n = sums[slot, at + VALUES]
@@ -141,7 +141,7 @@ def _shifts(sums: Any, slot: Any, at: Any, value: Any, least: Any, limit: Any) -
     return True
 
 
-@kernel(i8(A2_i8, A2_u8, i8, i8))
+@kernel(i8(A2_i8, A2_u8, i8, i8), inline=True)
 def _strikes(ints: Any, tags: Any, slot: Any, seq: Any) -> Any:
     """Follow the sequence of a device by one number; return how many strikes it means.
 
@@ -229,7 +229,7 @@ def _meet(ints: Any, sums: Any, tags: Any, slot: Any, now: Any, seq: Any) -> Non
     ints[slot, IN_SECOND] = 0
 
 
-@kernel(none(DEVICE_T, A_f8, i8, i8, FRAMES_T, i8, OUT_T, A_i8))
+@kernel(none(DEVICE_T, A_f8, i8, i8, FRAMES_T, i8, OUT_T, A_i8), inline=True)
 def _sequence(
     devices: Any, limits: Any, slot: Any, window: Any, frames: Any, i: Any, out: Any, sizes: Any
 ) -> None:
@@ -259,7 +259,7 @@ def _sequence(
     tags[slot, SENDER] = sender
 
 
-@kernel(none(DEVICE_T, A_f8, i8, i8, FRAMES_T, i8, A_i8, OUT_T, A_i8))
+@kernel(none(DEVICE_T, A_f8, i8, i8, FRAMES_T, i8, A_i8, OUT_T, A_i8), inline=True)
 def _shape(
     devices: Any, limits: Any, slot: Any, window: Any, frames: Any, i: Any, counts: Any, out: Any,
     sizes: Any,

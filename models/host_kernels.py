@@ -116,7 +116,7 @@ def _distinct(sketch: Any) -> Any:
     return 64.0 * math.log(64.0 / max(empty, 0.5))
 
 
-@kernel(b1(u8, u8))
+@kernel(b1(u8, u8), inline=True)
 def _is_one(hi: Any, lo: Any) -> Any:
     """Tell whether an address is that of one host, as far as it tells by itself."""
     if hi == np.uint64(0) and lo >> np.uint64(32) == np.uint64(0xFFFF):
@@ -232,7 +232,7 @@ def _next_second(
              float(ints[slot, TOLD_COUNT]), least, sums[slot, RATE])  # fmt: skip
 
 
-@kernel(i8(FRAMES_T, i8, f8))
+@kernel(i8(FRAMES_T, i8, f8), inline=True)
 def _call_of(frames: Any, i: Any, to_flood: Any) -> Any:
     """Return what is called by a packet, protocol and port in one number; -1 if nobody is."""
     (_, _, key_hi, key_lo, peer_hi, peer_lo, proto, sport, dport, ethertype, flags, _,

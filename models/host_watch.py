@@ -61,7 +61,7 @@ class HostWatch:
             s.beacon_calls, s.beacon_s, s.beacon_jitter,
         ], np.float64)  # fmt: skip
         self._logins = np.zeros(65_536, np.uint8)
-        self._logins[list(s.login_ports)] = 1
+        self._logins[[int(port) for port in s.login_ports]] = 1
         self._window_ns, self._idle_ns = window_ns, s.key_idle_s * 1_000_000_000
         self._columns = (
             np.zeros((keys_max, INTS), np.int64),

@@ -90,13 +90,14 @@ def values(name: str) -> st.SearchStrategy[Any]:
         return st.floats(meta.ge, meta.le)
     if kind is str:
         return OWN_TEXT.get(name, TEXT)
-    if kind is bool:
-        return st.booleans()
     if get_origin(kind) is dict:
         return OWN_TABLES[name]
+    if "bool" in str(kind):
+        return st.booleans()
     # Not set is what TOML writes by leaving it out, so that it is not drawn here.
-    lists = WORDS if name in LISTS else st.lists(TEXT.filter(bool), max_size=3)
-    return st.booleans() if "bool" in str(kind) else lists
+    ports = st.integers(1, 65_535).map(str)
+    each = ports if name == "detect.login_ports" else TEXT.filter(bool)
+    return WORDS if name in LISTS else st.lists(each, max_size=3)
 
 
 def test_defaults_are_within_their_own_bounds() -> None:
