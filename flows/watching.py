@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connectors.evidence import Evidence
+from models.device_watch import DeviceWatch
+from models.host_watch import HostWatch
 
 if TYPE_CHECKING:
     from core.names import Names
@@ -27,11 +29,7 @@ def make_watch(run: Run, names: Names | None) -> Watch | None:
         # A flow is no packet: it has no order of calls and answers.
         if run.reads_records:
             return None
-        from models.host_watch import HostWatch
-
         return HostWatch(s, window_ns=f.window_ns, keys_max=f.keys_max, seed=run.seed)
-    from models.device_watch import DeviceWatch
-
     has_seq = run.settings.capture.format == "frame"
     return DeviceWatch(
         s, window_ns=f.window_ns, keys_max=f.keys_max, seed=run.seed, has_seq=has_seq, names=names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ def capture(path: Path, *packets: bytes) -> Path:
     return path
 
 
-def frames(count: int, body_bytes: int) -> list[bytes]:
-    """Return packets of one device with bodies of a size."""
+def frames(count: int, *body_bytes: int) -> list[bytes]:
+    """Return packets of one device with bodies of sizes that take turns."""
     text = np.random.default_rng(6)  # of which nothing can be compressed
-    bodies = [b'"%s"' % text.bytes(body_bytes // 2 - 1).hex().encode() for _ in range(count)]
+    sizes = islice(cycle(body_bytes), count)
+    bodies = [b'"%s"' % text.bytes(size // 2 - 1).hex().encode() for size in sizes]
     return [udp_packet(encode_frame("pump-7", seq, body)) for seq, body in enumerate(bodies)]
 
 
@@ -90,9 +92,7 @@ def test_a_record_larger_than_the_limit_is_a_dead_letter(place: Place, tmp_path:
 def test_a_topic_that_takes_less_than_we_send(place: Place, tmp_path: Path, recovery: bool) -> None:
     """What is larger than a topic takes is a dead letter; smaller records beside it arrive."""
     create(place.servers, place.names[TELEMETRY], partitions=3, max_message_bytes="20000")
-    mixed = [data for pair in zip(frames(20, 500), frames(20, 30_000), strict=True)
-             for data in pair]  # fmt: skip
-    path = capture(tmp_path / "a.pcap", *mixed)
+    path = capture(tmp_path / "a.pcap", *frames(40, 500, 30_000))
     sent = written(path, folder=tmp_path / "files")[TELEMETRY]
     small = [row for row in sent if len(row.value) < 10_000]
     place.configure()
