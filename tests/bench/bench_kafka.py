@@ -114,10 +114,10 @@ def main() -> None:
     result["ratios"] = {
         "sink_to_bare": round(result["sink"]["records_per_s"] / result["bare"]["records_per_s"], 2),
         "flow_to_bare": round(json_flow["records_per_s"] / result["bare"]["records_per_s"], 2),
-        "arrow_to_json_rows_per_cpu_s": round(
+        "arrow_to_json_rows_per_cpu_s_of_sink": round(
             result["sink"]["cpu_us_per_record"] / result["sink_arrow"]["cpu_us_per_record"], 1
         ),
-        "arrow_to_json_rows_per_cpu_s_of_flow": round(
+        "arrow_to_json_rows_per_cpu_s": round(
             arrow["records_per_cpu_s"] / json_flow["records_per_cpu_s"], 1
         ),
     }
